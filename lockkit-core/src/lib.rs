@@ -1,0 +1,1 @@
+//! In-process concurrency primitives that are model-checked: semaphore, retry, fencing token.

@@ -1,0 +1,1 @@
+//! Job claim, optimistic and pessimistic locking on SQL databases.

@@ -1,0 +1,1 @@
+//! The distributed lock on Redis. Nothing is here yet.

@@ -1,0 +1,1 @@
+//! Test tools of lockkit: cancellation driver, child processes, histories and checkers, conformance suites.
