@@ -1,1 +1,90 @@
-//! A bounded worker pool on a fair semaphore: back-pressure, panics as outcomes, drain.
+//! Run many async tasks, at most so many at once, and know what became of each.
+//!
+//! A [`WorkerPool`] is a bound, not a set of threads: each task runs as a tokio task of its own, and gets its
+//! place *before* it is spawned. So a fast producer waits instead of filling the memory, a panic is one
+//! task's [`Outcome`] and nobody else's trouble, and [`drain`](WorkerPool::drain) ends the whole with a report.
+//!
+//! # Which call
+//! | you want to | call |
+//! |---|---|
+//! | start a task, waiting for room | [`spawn`](WorkerPool::spawn) |
+//! | start a task only if there is room | [`try_spawn`](WorkerPool::try_spawn) |
+//! | be sure of room before you take the work | [`reserve`](WorkerPool::reserve), then [`Slot::spawn`] |
+//! | run something that borrows, or must die with its caller | [`execute`](WorkerPool::execute) |
+//! | stop one task | [`TaskHandle::abort`] |
+//! | stop all, giving them time | [`drain`](WorkerPool::drain) |
+//!
+//! Use something else instead if
+//! - you need no bound and own all handles: tokio's `JoinSet`;
+//! - you only bound a section of code, and neither panics nor a shutdown matter:
+//!   [`lockkit_core::Semaphore`];
+//! - you have a stream and one task's worth of work: `StreamExt::buffer_unordered`. It runs nothing while its
+//!   consumer is busy;
+//! - the work blocks its thread: `tokio::task::spawn_blocking`, inside a pool's task if you want the bound;
+//! - the work must survive the process: a job queue in a database.
+//!
+//! # Example
+//! ```
+//! use std::time::Duration;
+//! use lockkit_pool::{Outcome, WorkerPool};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = WorkerPool::new(4)?;
+//! let mut handles = Vec::new();
+//! for page in 1..=10 {
+//!     // Waits while four pages are being fetched.
+//!     let handle = pool.spawn(async move {
+//!         assert_ne!(page, 7, "page 7 is torn");
+//!         page * 100
+//!     });
+//!     handles.push(handle.await.map_err(|rejected| rejected.reason)?);
+//! }
+//! let mut words = 0;
+//! for handle in handles {
+//!     match handle.await {
+//!         Outcome::Done(count) => words += count,
+//!         Outcome::Panicked(report) => assert!(report.message.contains("page 7 is torn")),
+//!         Outcome::Cancelled => unreachable!("nobody aborts here"),
+//!     }
+//! }
+//! assert_eq!(words, 4_800);
+//!
+//! let report = pool.drain(Duration::from_secs(30)).await?;
+//! assert!(report.is_clean());
+//! let stats = pool.stats();
+//! assert_eq!((stats.accepted, stats.done, stats.panicked), (10, 9, 1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A task that uses its own pool
+//! A submit from inside one of the pool's own tasks works while there is room. If it had to wait, it is
+//! refused as [`SubmitError::WouldDeadlock`], since tasks that all wait for a place that only they can free wait
+//! for ever. The pool knows its tasks by their polls; it does not see through a `tokio::spawn` in between, so a
+//! task that waits for a helper that waits for the pool can still deadlock.
+//!
+//! # What is not promised
+//! - A task that does not await cannot be stopped, here as anywhere in async Rust. A drain reports it as
+//!   stuck, and leaves it.
+//! - Dropping the last handle on a pool stops nothing.
+//! - Panics are contained by unwinding: under `panic = "abort"` they end the process. The panic hook
+//!   runs, so a message is still printed where it prints one.
+//! - Nothing is kept: a process that dies takes its tasks with it.
+//! - A pool is fair among submits, not among running tasks: those are tokio's to schedule.
+//!
+//! # Features
+//! - `tracing` (off): events for panics and for what a drain had to abort.
+
+mod error;
+mod inside;
+mod ledger;
+mod pool;
+mod stats;
+mod stop;
+mod task;
+
+pub use error::{DrainError, PoolError, Rejected, SubmitError};
+pub use pool::{Slot, WorkerPool};
+pub use stats::{DrainReport, PoolStats};
+pub use task::{Outcome, PanicReport, TaskHandle};
