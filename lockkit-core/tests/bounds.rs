@@ -1,0 +1,61 @@
+//! What may cross threads, and what may be moved while it waits.
+
+use lockkit_core::retry::{Policy, Retry};
+use lockkit_core::sync::{Mutex, MutexGuard};
+use lockkit_core::{Acquire, AcquireError, AcquireOwned, Fence, OwnedPermit, Permit, Semaphore};
+
+fn send<T: Send>() {}
+fn sync<T: Sync>() {}
+fn unpin<T: Unpin>() {}
+fn task<T: Send + 'static>() {}
+fn error<T: std::error::Error + Send + Sync + 'static>() {}
+
+#[test]
+fn everything_crosses_threads() {
+    send::<Semaphore>();
+    sync::<Semaphore>();
+    send::<Permit<'_>>();
+    sync::<Permit<'_>>();
+    send::<Acquire<'_>>();
+    sync::<Acquire<'_>>();
+    task::<OwnedPermit>();
+    sync::<OwnedPermit>();
+    task::<AcquireOwned>();
+    task::<Fence>();
+    task::<Policy>();
+    sync::<Policy>();
+    task::<Retry>();
+    task::<Mutex<u8>>();
+    sync::<Mutex<u8>>();
+    sync::<MutexGuard<'_, u8>>();
+}
+
+#[test]
+fn futures_can_be_polled_where_they_lie() {
+    unpin::<Acquire<'_>>();
+    unpin::<AcquireOwned>();
+    unpin::<Permit<'_>>();
+    unpin::<OwnedPermit>();
+}
+
+#[test]
+fn errors_travel() {
+    error::<AcquireError>();
+    error::<lockkit_core::TryAcquireError>();
+    error::<lockkit_core::SemaphoreError>();
+    error::<lockkit_core::FenceError>();
+    error::<lockkit_core::retry::PolicyError>();
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn waits_with_a_time_out_can_be_spawned() {
+    use std::time::Duration;
+
+    fn spawnable<T: Send + 'static>(_: &T) {}
+    fn sendable<T: Send>(_: &T) {}
+
+    let semaphore = std::sync::Arc::new(Semaphore::new(1).unwrap());
+    spawnable(&semaphore.acquire_timeout_owned(1, Duration::ZERO));
+    sendable(&semaphore.acquire_timeout(1, Duration::ZERO));
+}
