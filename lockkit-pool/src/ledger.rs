@@ -15,11 +15,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lockkit_core::OwnedPermit;
-use lockkit_core::sync::{Arc, Mutex};
+use lockkit_core::sync::Mutex;
 
 use crate::stats::{DrainReport, PoolStats};
 use crate::stop::Stop;
@@ -284,25 +285,27 @@ impl Future for Idle<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let ledger = self.ledger;
-        let mut waker = cx.waker().clone();
+        // Cloned before the lock and dropped after it: both are its executor's code.
+        let waker = cx.waker().clone();
         let mut state = ledger.state.lock();
         if state.is_idle() {
-            // Before `waker` is dropped, which is its executor's code.
             drop(state);
             return Poll::Ready(());
         }
         let line = self
             .ticket
             .and_then(|ticket| state.waiting.iter_mut().find(|(other, _)| *other == ticket));
-        if let Some((_, old)) = line {
-            std::mem::swap(old, &mut waker);
+        let replaced = if let Some((_, old)) = line {
+            Some(std::mem::replace(old, waker))
         } else {
             let ticket = state.next_ticket;
             state.next_ticket += 1;
-            state.waiting.push((ticket, waker.clone()));
+            state.waiting.push((ticket, waker));
             self.ticket = Some(ticket);
-        }
+            None
+        };
         drop(state);
+        drop(replaced);
         Poll::Pending
     }
 }

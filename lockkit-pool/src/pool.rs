@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::sync::Arc;
 use lockkit_core::{OwnedPermit, Semaphore, TryAcquireError};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};

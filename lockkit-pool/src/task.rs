@@ -5,10 +5,10 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use lockkit_core::sync::Arc;
 use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -45,7 +45,7 @@ pub struct PanicReport {
 /// By the time the handle resolves the task's place is free again and the task is counted.
 ///
 /// # Panics
-/// When it is polled again after it has resolved.
+/// It may, when it is polled again after it has resolved.
 ///
 /// # Cancel safety
 /// Awaiting `&mut handle` loses nothing when it is dropped.
@@ -57,8 +57,9 @@ enum Handle<T> {
         stop: Arc<Stop>,
         join: JoinHandle<Outcome<T>>,
     },
-    /// Never spawned; `None` once taken.
-    Ended(Option<Outcome<T>>),
+    /// Never spawned; the report is of its destructor's panic. No `T` here, so that a handle is `Sync`
+    /// whatever its result is.
+    Refused(Option<PanicReport>),
 }
 
 pin_project! {
@@ -216,12 +217,14 @@ impl<T> TaskHandle<T> {
 
     /// The place of a task that a drain's deadline kept from starting is given back here.
     pub(crate) fn refused<F>(place: Place, future: F) -> Self {
-        let outcome = match contain(|| drop(future)) {
-            Ok(()) => Outcome::Cancelled,
-            Err(report) => Outcome::Panicked(report),
+        let panic = contain(|| drop(future)).err();
+        let ending = if panic.is_some() {
+            Ending::Panicked
+        } else {
+            Ending::Cancelled
         };
-        place.end(outcome.ending(), Duration::ZERO);
-        Self(Handle::Ended(Some(outcome)))
+        place.end(ending, Duration::ZERO);
+        Self(Handle::Refused(panic))
     }
 
     /// Asks the task to stop. It is dropped where it next awaits, or would next have been polled, and its
@@ -231,7 +234,7 @@ impl<T> TaskHandle<T> {
     pub fn abort(&self) {
         match &self.0 {
             Handle::Spawned { stop, .. } => stop.fire(),
-            Handle::Ended(_) => {}
+            Handle::Refused(_) => {}
         }
     }
 
@@ -240,13 +243,10 @@ impl<T> TaskHandle<T> {
     pub fn is_finished(&self) -> bool {
         match &self.0 {
             Handle::Spawned { join, .. } => join.is_finished(),
-            Handle::Ended(_) => true,
+            Handle::Refused(_) => true,
         }
     }
 }
-
-// Nothing in a handle is pinned in place: an outcome is only ever moved out.
-impl<T> Unpin for TaskHandle<T> {}
 
 impl<T> Future for TaskHandle<T> {
     type Output = Outcome<T>;
@@ -263,9 +263,10 @@ impl<T> Future for TaskHandle<T> {
                     },
                 })
             }
-            Handle::Ended(outcome) => {
-                Poll::Ready(outcome.take().expect("polled after it resolved"))
-            }
+            Handle::Refused(panic) => Poll::Ready(match panic.take() {
+                Some(report) => Outcome::Panicked(report),
+                None => Outcome::Cancelled,
+            }),
         }
     }
 }

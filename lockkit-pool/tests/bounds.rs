@@ -1,0 +1,55 @@
+//! What can cross threads, and what can be moved after a poll. Compiling is the test.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::future::{Future, Ready};
+use std::time::Duration;
+
+use lockkit_pool::{
+    DrainError, DrainReport, Outcome, PanicReport, PoolError, PoolStats, Rejected, Slot,
+    SubmitError, TaskHandle, WorkerPool,
+};
+
+fn send<T: Send>(_: &T) {}
+fn all<T: Send + Sync + Unpin + 'static>() {}
+fn error<T: Error + Send + Sync + 'static>() {}
+
+#[test]
+fn types_cross_threads() {
+    all::<WorkerPool>();
+    all::<Slot>();
+    all::<TaskHandle<u8>>();
+    all::<TaskHandle<Cell<u8>>>();
+    all::<Outcome<u8>>();
+    all::<PanicReport>();
+    all::<PoolStats>();
+    all::<DrainReport>();
+    all::<Rejected<Ready<u8>>>();
+}
+
+#[test]
+fn errors_are_errors() {
+    error::<PoolError>();
+    error::<SubmitError>();
+    error::<DrainError>();
+    error::<Rejected<Ready<u8>>>();
+}
+
+#[test]
+fn futures_are_send() {
+    let pool = WorkerPool::new(1).unwrap();
+    send(&pool.spawn(async {}));
+    send(&pool.reserve());
+    send(&pool.execute(async {}));
+    send(&pool.drain(Duration::ZERO));
+    // A task's result need not be shareable, only movable.
+    send(&pool.spawn(async { Cell::new(1) }));
+}
+
+#[test]
+fn what_is_executed_need_not_be_send() {
+    let pool = WorkerPool::new(1).unwrap();
+    let local = std::rc::Rc::new(1);
+    fn future<F: Future>(_: &F) {}
+    future(&pool.execute(async { *local }));
+}
