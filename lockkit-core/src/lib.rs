@@ -51,7 +51,7 @@
 //! - A grant passed to a future that nobody polls is held by it until it is polled or dropped: fairness
 //!   means that nobody else may take it.
 //! - A future that never yields holds what it holds; there is no preemption.
-//! - A waker that panics may leave others of its batch asleep until the next release.
+//! - A waker that panics may leave others asleep.
 //! - A [`Fence`] orders grants only where the store compares it, and across the loss of a counter only as
 //!   far as the server's clock is not behind it.
 

@@ -257,6 +257,13 @@ impl Backoff {
         Self(Kind::Exponential { base, cap })
     }
 
+    /// The pause after the given number of failures, for callers that keep the count themselves,
+    /// in a database row for one. Never above the cap; the same seed draws the same pause.
+    #[must_use]
+    pub fn after(self, failures: u32, seed: u64) -> Duration {
+        self.pause(failures.max(1), &mut fastrand::Rng::with_seed(seed))
+    }
+
     /// The pause after the given number of failures, which is at least 1. Never above the cap.
     fn pause(self, failures: u32, random: &mut fastrand::Rng) -> Duration {
         match self.0 {

@@ -1,0 +1,7 @@
+//! Models: every schedule of a few threads, on the code that ships.
+//!
+//! `RUSTFLAGS="--cfg lockkit_loom" cargo test --profile loom -p lockkit-core --test loom`
+#![cfg(lockkit_loom)]
+
+mod runner;
+mod semaphore;

@@ -1,0 +1,315 @@
+//! The semaphore under every schedule. Each model ends with an exact state: all permits are back, nobody
+//! waits. A request that is never served shows as a deadlock.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use lockkit_core::model::{block_on, check};
+use lockkit_core::sync::atomic::{AtomicUsize, Ordering};
+use lockkit_core::sync::thread::{JoinHandle, spawn};
+use lockkit_core::{AcquireError, Semaphore, TryAcquireError};
+
+fn semaphore(permits: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(permits).unwrap())
+}
+
+/// A thread that shares the semaphore.
+fn with<T: 'static>(
+    semaphore: &Arc<Semaphore>,
+    act: impl FnOnce(Arc<Semaphore>) -> T + 'static,
+) -> JoinHandle<T> {
+    let semaphore = Arc::clone(semaphore);
+    spawn(move || act(semaphore))
+}
+
+/// One poll that nobody is woken from.
+fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[track_caller]
+fn all_is_back(semaphore: &Semaphore) {
+    assert_eq!(semaphore.available(), semaphore.capacity());
+    assert_eq!(semaphore.waiting(), 0);
+}
+
+#[test]
+fn release_and_enqueue_never_miss_each_other() {
+    check("semaphore: release vs enqueue", 2, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let other = with(&semaphore, |it| drop(block_on(it.acquire()).unwrap()));
+        drop(held);
+        other.join().unwrap();
+        all_is_back(&semaphore);
+    });
+}
+
+/// Also the proof of the orderings: the counter is read and written with relaxed ones, so each holder sees
+/// what the one before it wrote only if the semaphore says so.
+#[test]
+fn one_permit_is_a_mutex() {
+    check("semaphore: one permit, three holders", 3, || {
+        let semaphore = semaphore(1);
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = |it: &Semaphore, seen: &AtomicUsize| {
+            let _permit = block_on(it.acquire()).unwrap();
+            let old = seen.load(Ordering::Relaxed);
+            seen.store(old + 1, Ordering::Relaxed);
+        };
+        let others = [(); 2].map(|()| {
+            let seen = Arc::clone(&seen);
+            with(&semaphore, move |it| count(&it, &seen))
+        });
+        count(&semaphore, &seen);
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(seen.load(Ordering::Relaxed), 3);
+        all_is_back(&semaphore);
+    });
+}
+
+/// The permits of two releases in one grant: what the first releaser did is seen too, although the second
+/// may hand its permit out before it gets to the lock.
+#[test]
+fn a_grant_of_two_releases_sees_both() {
+    check("semaphore: one grant of two releases", 3, || {
+        let semaphore = semaphore(2);
+        let done = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let others = done.clone().map(|done| {
+            let permit = semaphore.try_acquire_owned().unwrap();
+            spawn(move || {
+                done.store(1, Ordering::Relaxed);
+                drop(permit);
+            })
+        });
+        let both = block_on(semaphore.acquire_many(2)).unwrap();
+        for done in &done {
+            assert_eq!(done.load(Ordering::Relaxed), 1);
+        }
+        drop(both);
+        for other in others {
+            other.join().unwrap();
+        }
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutants: E1, E2
+#[test]
+fn cancelled_grant_goes_back() {
+    check("semaphore: grant vs cancel", 2, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let other = with(&semaphore, |it| drop(poll(&mut it.acquire())));
+        drop(held);
+        other.join().unwrap();
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutant: E1
+#[test]
+fn cancelled_grant_goes_to_the_next() {
+    check("semaphore: grant vs cancel, one behind", 3, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let goes = with(&semaphore, |it| drop(poll(&mut it.acquire())));
+        let stays = with(&semaphore, |it| drop(block_on(it.acquire()).unwrap()));
+        drop(held);
+        goes.join().unwrap();
+        stays.join().unwrap();
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutant: E3
+#[test]
+fn cancelled_head_makes_way() {
+    check("semaphore: the large head leaves", 3, || {
+        let semaphore = semaphore(2);
+        // One permit is free all along: enough for the second in line, not for the first.
+        let held = semaphore.try_acquire_owned().unwrap();
+        let large = with(&semaphore, |it| drop(poll(&mut it.acquire_many(2))));
+        let small = with(&semaphore, |it| drop(block_on(it.acquire()).unwrap()));
+        large.join().unwrap();
+        small.join().unwrap();
+        drop(held);
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutant: E4
+#[test]
+fn a_waiter_polled_with_another_waker_is_woken_by_that() {
+    check("semaphore: another waker vs grant", 2, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let other = with(&semaphore, |it| {
+            let mut waiting = it.acquire();
+            match poll(&mut waiting) {
+                Poll::Ready(permit) => drop(permit.unwrap()),
+                Poll::Pending => drop(block_on(waiting).unwrap()),
+            }
+        });
+        drop(held);
+        other.join().unwrap();
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutant: E8
+#[test]
+fn closing_wakes_those_who_wait() {
+    check("semaphore: close vs enqueue", 3, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let others = [(); 2].map(|()| {
+            with(&semaphore, |it| {
+                assert_eq!(block_on(it.acquire()).err(), Some(AcquireError::Closed));
+            })
+        });
+        semaphore.close();
+        for other in others {
+            other.join().unwrap();
+        }
+        drop(held);
+        all_is_back(&semaphore);
+    });
+}
+
+#[test]
+fn closing_and_granting_agree() {
+    check("semaphore: close vs grant", 3, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let waits = with(&semaphore, |it| match block_on(it.acquire()) {
+            Ok(permit) => assert_eq!(permit.count(), 1),
+            Err(error) => assert_eq!(error, AcquireError::Closed),
+        });
+        let closes = with(&semaphore, |it| it.close());
+        drop(held);
+        waits.join().unwrap();
+        closes.join().unwrap();
+        assert!(semaphore.is_closed());
+        all_is_back(&semaphore);
+    });
+}
+
+#[test]
+fn closing_and_cancelling_agree() {
+    check("semaphore: close vs cancel vs grant", 3, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let mut first = semaphore.acquire_owned();
+        let mut second = semaphore.acquire_owned();
+        assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+        let closes = with(&semaphore, |it| it.close());
+        let leaves = spawn(move || drop(first));
+        drop(held);
+        // Granted or refused, but not still waiting, whoever came first.
+        closes.join().unwrap();
+        leaves.join().unwrap();
+        let Poll::Ready(result) = poll(&mut second) else {
+            panic!("still waiting");
+        };
+        drop(result);
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutant: E12
+#[test]
+fn nobody_overtakes_the_queue() {
+    check("semaphore: release vs newcomer", 3, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let mut first = semaphore.acquire();
+        assert!(poll(&mut first).is_pending());
+        // Neither kind of newcomer gets a permit while the first has not had its own.
+        let tries = with(&semaphore, |it| {
+            let error = it.try_acquire().err();
+            assert_eq!(error, Some(TryAcquireError::NoPermits));
+            assert!(poll(&mut it.acquire()).is_pending());
+        });
+        let releases = spawn(move || drop(held));
+        tries.join().unwrap();
+        releases.join().unwrap();
+        assert!(poll(&mut first).is_ready());
+        drop(first);
+        all_is_back(&semaphore);
+    });
+}
+
+#[test]
+fn the_queue_is_served_in_order() {
+    check("semaphore: order of service", 2, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let mut first = semaphore.acquire();
+        let mut second = semaphore.acquire();
+        assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+        let releases = spawn(move || drop(held));
+        // The second is not served while the first still holds, or waits for, the permit.
+        assert!(poll(&mut second).is_pending());
+        let held = block_on(&mut first).unwrap();
+        assert!(poll(&mut second).is_pending());
+        drop(held);
+        assert!(poll(&mut second).is_ready());
+        releases.join().unwrap();
+        drop((first, second));
+        all_is_back(&semaphore);
+    });
+}
+
+#[test]
+fn weights_add_up() {
+    check("semaphore: weights 2 and 1 and 1 of 2", 3, || {
+        let semaphore = semaphore(2);
+        let inside = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let pass = |it: &Semaphore, inside: &std::sync::atomic::AtomicUsize, count| {
+            let permit = block_on(it.acquire_many(count)).unwrap();
+            // Not the checker's: they cost no schedules.
+            let now = inside.fetch_add(count, Ordering::SeqCst) + count;
+            assert!(now <= 2, "{now} inside");
+            inside.fetch_sub(count, Ordering::SeqCst);
+            drop(permit);
+        };
+        let others = [2, 1].map(|count| {
+            let inside = Arc::clone(&inside);
+            with(&semaphore, move |it| pass(&it, &inside, count))
+        });
+        pass(&semaphore, &inside, 1);
+        for other in others {
+            other.join().unwrap();
+        }
+        all_is_back(&semaphore);
+    });
+}
+
+/// Three grants are more than one hold of the lock wakes in a model. Between the two holds the permits that
+/// are left are neither lost nor anybody else's.
+#[test]
+fn a_crowd_is_served_over_several_holds_of_the_lock() {
+    check("semaphore: a release in two batches", 3, || {
+        let semaphore = semaphore(3);
+        let held = semaphore.try_acquire_many_owned(3).unwrap();
+        let mut crowd = [(); 3].map(|()| semaphore.acquire_owned());
+        assert!(crowd.iter_mut().all(|one| poll(one).is_pending()));
+        let releases = spawn(move || drop(held));
+        let [first, mut second, mut third] = crowd;
+        let leaves = spawn(move || drop(first));
+        assert!(semaphore.try_acquire_many(2).is_err());
+        releases.join().unwrap();
+        leaves.join().unwrap();
+        let permits = [&mut second, &mut third].map(|one| match poll(one) {
+            Poll::Ready(result) => result.unwrap(),
+            Poll::Pending => panic!("not served"),
+        });
+        assert_eq!(semaphore.available(), 1);
+        drop(permits);
+        all_is_back(&semaphore);
+    });
+}
