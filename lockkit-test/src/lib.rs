@@ -1,1 +1,19 @@
-//! Test tools of lockkit: cancellation driver, child processes, histories and checkers, conformance suites.
+//! Test tools of lockkit, for its own crates only: never published.
+//!
+//! | a test wants to | use |
+//! |---|---|
+//! | drop a future at every point where it can be dropped | [`cancel`] |
+//! | see who is woken, or call back in from a waker | [`wake`] |
+//! | kill, stop and continue a real process | [`child`] |
+//! | record what was asked and what came of it, over several processes | [`history`] |
+//! | prove that no job was lost, invented or completed twice | [`total_queue`] |
+//!
+//! The modules are public, unlike elsewhere in the workspace, because names such as
+//! [`total_queue::check`] need their module to be read. Nothing here depends on another crate of
+//! the workspace.
+
+pub mod cancel;
+pub mod child;
+pub mod history;
+pub mod total_queue;
+pub mod wake;
