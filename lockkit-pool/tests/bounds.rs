@@ -11,6 +11,7 @@ use lockkit_pool::{
 };
 
 fn send<T: Send>(_: &T) {}
+fn is_future<F: Future>(_: &F) {}
 fn all<T: Send + Sync + Unpin + 'static>() {}
 fn error<T: Error + Send + Sync + 'static>() {}
 
@@ -50,6 +51,5 @@ fn futures_are_send() {
 fn what_is_executed_need_not_be_send() {
     let pool = WorkerPool::new(1).unwrap();
     let local = std::rc::Rc::new(1);
-    fn future<F: Future>(_: &F) {}
-    future(&pool.execute(async { *local }));
+    is_future(&pool.execute(async { *local }));
 }

@@ -8,7 +8,7 @@ use lockkit_pool::{DrainReport, WorkerPool};
 use lockkit_test::cancel::{Cut, at_every_poll, at_every_poll_async};
 use tokio::task::yield_now;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 async fn some_work() {
     for _ in 0..3 {

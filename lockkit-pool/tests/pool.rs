@@ -1,7 +1,7 @@
 //! What a pool does, promise by promise.
 
 use std::future::{Future, pending, poll_fn, ready};
-use std::panic::panic_any;
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -12,10 +12,10 @@ use lockkit_pool::{DrainError, Outcome, PoolError, SubmitError, TaskHandle, Work
 use lockkit_test::wake::{self, CountingWaker};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// Panics when it is dropped.
 struct Grenade;
@@ -135,20 +135,36 @@ async fn the_place_is_free_and_the_task_counted_when_its_handle_resolves() {
     }
 }
 
+/// Mutant: E31 (the place is free while the task is still being dropped).
 #[tokio::test]
 async fn what_a_task_holds_is_dropped_before_its_place_is_free() {
-    let pool = pool(1);
-    let only_one = Arc::new(());
-    for _ in 0..3 {
-        let held = only_one.clone();
-        assert_eq!(Arc::strong_count(&only_one), 2);
-        let submit = pool.spawn(poll_fn(move |_| {
-            let _held = &held;
-            Poll::Ready(())
-        }));
-        assert!(submit.await.unwrap().await.is_done());
-        assert_eq!(Arc::strong_count(&only_one), 1);
+    struct Held(WorkerPool, mpsc::Sender<usize>);
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.1.send(self.0.stats().running).unwrap();
+        }
     }
+    let pool = pool(1);
+    let (dropped, running) = mpsc::channel();
+    for ends in [true, false] {
+        let held = Held(pool.clone(), dropped.clone());
+        let task = poll_fn(move |_| {
+            let _held = &held;
+            if ends { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let handle = pool.spawn(task).await.unwrap();
+        yield_now().await;
+        handle.abort();
+        assert_eq!(handle.await.is_done(), ends);
+        assert_eq!(running.recv().unwrap(), 1);
+    }
+    let mut executed = Box::pin(pool.execute(async {
+        let _held = Held(pool.clone(), dropped.clone());
+        pending::<()>().await;
+    }));
+    assert!(poll_once(executed.as_mut()).is_pending());
+    drop(executed);
+    assert_eq!(running.recv().unwrap(), 1);
 }
 
 #[test]
@@ -246,6 +262,22 @@ async fn a_destructor_that_panics_makes_the_task_a_panicked_one() {
     assert_eq!((stats.accepted, stats.panicked, stats.running), (3, 3, 0));
 }
 
+#[test]
+fn a_destructor_may_panic_while_its_caller_unwinds() {
+    let pool = pool(1);
+    let caller = catch_unwind(AssertUnwindSafe(|| {
+        let mut executed = pin!(pool.execute(async {
+            let _held = Grenade;
+            pending::<()>().await;
+        }));
+        assert!(poll_once(executed.as_mut()).is_pending());
+        panic!("the caller's own");
+    }));
+    let payload = caller.unwrap_err();
+    assert_eq!(payload.downcast_ref(), Some(&"the caller's own"));
+    assert_eq!((pool.stats().panicked, pool.stats().running), (1, 0));
+}
+
 #[tokio::test]
 async fn a_result_nobody_waits_for_may_panic_when_dropped() {
     let pool = pool(1);
@@ -262,8 +294,8 @@ async fn an_aborted_task_is_dropped_and_frees_its_place() {
     let held = Arc::new(());
     let theirs = held.clone();
     let task = async move {
-        let _held = theirs;
         pending::<()>().await;
+        drop(theirs);
     };
     let handle = pool.spawn(task).await.unwrap();
     yield_now().await;
@@ -376,8 +408,8 @@ async fn a_dropped_execute_drops_its_work_and_frees_the_place() {
     let held = Arc::new(());
     let theirs = held.clone();
     let mut executed = Box::pin(pool.execute(async move {
-        let _held = theirs;
         pending::<()>().await;
+        drop(theirs);
     }));
     assert!(poll_once(executed.as_mut()).is_pending());
     assert_eq!((pool.stats().running, Arc::strong_count(&held)), (1, 2));
@@ -446,7 +478,7 @@ fn spawning_outside_of_a_runtime_is_an_error() {
 }
 
 /// Mutant: E20 (a task's own submits wait).
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_task_never_waits_for_a_place_in_its_own_pool() {
     let pool = pool(1);
     let task = || {
@@ -460,8 +492,11 @@ async fn a_task_never_waits_for_a_place_in_its_own_pool() {
         }
     };
     let expected = Outcome::Done([SubmitError::WouldDeadlock; 3]);
-    assert_eq!(pool.spawn(task()).await.unwrap().await, expected);
-    assert_eq!(pool.execute(task()).await.unwrap(), expected);
+    // The clock stands still as long as anybody has something to do.
+    let spawned = pool.spawn(task()).await.unwrap();
+    assert_eq!(timeout(SECOND, spawned).await, Ok(expected.clone()));
+    let executed = timeout(SECOND, pool.execute(task())).await.unwrap();
+    assert_eq!(executed.unwrap(), expected);
 }
 
 #[tokio::test]
@@ -769,7 +804,7 @@ async fn run_and_wait_times_are_added_up() {
     assert_eq!(stats.wait_time.as_secs(), 4);
 }
 
-/// Mutant: E22 (a waker is called under the lock), as a hang.
+/// Mutant: E22a (a drain's waker is called under the lock), as a hang, and E23b (a drain keeps a stale waker).
 #[test]
 fn a_waker_may_call_back_into_the_pool() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -814,7 +849,7 @@ fn a_waker_may_call_back_into_the_pool() {
     assert_eq!((report.aborted, report.stuck), (1, 0));
 }
 
-/// Mutant: E23 (a waker is kept when the task moves to another one).
+/// Mutant: E23a (a task keeps a stale waker).
 #[test]
 fn a_task_is_stopped_through_its_latest_waker() {
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -16,11 +16,13 @@ mod stop;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 use std::time::Duration;
 
 use lockkit_core::Semaphore;
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::thread;
+use lockkit_test::wake::on_wake;
 
 use crate::ledger::{Ending, Ledger, Place};
 use crate::stop::Stop;
@@ -155,6 +157,24 @@ fn an_abort_reaches_the_task() {
         });
         stop.fire();
         task.join().unwrap();
+    });
+}
+
+/// Mutant: E22b (a stop calls the waker under its lock).
+#[test]
+fn a_waker_may_fire_the_stop_again() {
+    check("re-entrant waker", 2, || {
+        let stop = Arc::new(Stop::new());
+        let again = stop.clone();
+        let waker = on_wake(move || again.fire());
+        let other = thread::spawn({
+            let stop = stop.clone();
+            move || stop.fire()
+        });
+        let mut cx = Context::from_waker(&waker);
+        let _ = stop.poll(&mut cx);
+        other.join().unwrap();
+        assert!(stop.poll(&mut cx).is_ready());
     });
 }
 
