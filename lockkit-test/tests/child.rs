@@ -243,15 +243,23 @@ async fn a_child_dies_with_a_parent_that_is_killed() {
 }
 
 // Mutant: K12 spawn() starts the program in the calling thread, whose end then kills the child.
-#[tokio::test]
+// Several threads, so that one drives the I/O of the thread that asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_child_outlives_the_thread_that_asked_for_it() {
     let runtime = Handle::current();
-    let mut echo = thread::spawn(move || {
-        let _inside = runtime.enter();
-        Command::new("cat").spawn().unwrap()
-    })
-    .join()
-    .unwrap();
+    // A thread that ends once its child's first line tells that `setpriv` has asked for the signal
+    // and become the program.
+    let asking = thread::spawn(move || {
+        runtime.block_on(async {
+            let mut echo = shell("echo 1; exec cat");
+            assert_eq!(echo.next_line::<u8>(SOON).await.unwrap(), 1);
+            echo
+        })
+    });
+    let mut echo = tokio::task::spawn_blocking(|| asking.join())
+        .await
+        .unwrap()
+        .unwrap();
     echo.send(&"alive", SOON).await.unwrap();
     assert_eq!(echo.next_line::<String>(SOON).await.unwrap(), "alive");
 }
