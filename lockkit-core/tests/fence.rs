@@ -70,6 +70,8 @@ fn an_option_costs_nothing() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn what_goes_out_comes_back(number in 1..=TOP) {
         let fence = Fence::new(number).unwrap();

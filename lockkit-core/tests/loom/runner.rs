@@ -59,13 +59,13 @@ fn fewer_than_two_threads_and_more_than_four_are_refused() {
 }
 
 /// Another test of this file, in a process of its own, as the environment belongs to the whole process.
-fn run(test: &str, variable: &str, value: &str) -> (bool, String) {
+fn run(name: &str, variable: &str, value: &str) -> (bool, String) {
     let Output {
         status,
         stdout,
         stderr,
     } = Command::new(env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env(variable, value)
         .output()
         .unwrap();
@@ -99,8 +99,8 @@ fn the_bound_is_raised_and_never_lowered() {
 
 #[test]
 fn a_failure_says_how_to_replay_it() {
-    let test = "runner::a_planted_lost_update_is_found";
-    let (passed, text) = run(test, "LOOM_MAX_BRANCHES", "1");
+    let name = "runner::a_planted_lost_update_is_found";
+    let (passed, text) = run(name, "LOOM_MAX_BRANCHES", "1");
     assert!(passed, "{text}");
     assert!(
         text.contains("model additions in two steps: failed in execution"),
@@ -111,7 +111,7 @@ fn a_failure_says_how_to_replay_it() {
         "{text}"
     );
     assert!(
-        text.contains(&format!("--test loom -- --exact {test}")),
+        text.contains(&format!("--test loom -- --exact {name}")),
         "{text}"
     );
 }
