@@ -9,6 +9,7 @@ use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::atomic::{AtomicUsize, Ordering};
 use lockkit_core::sync::thread::{JoinHandle, spawn};
 use lockkit_core::{AcquireError, Semaphore, TryAcquireError};
+use lockkit_test::wake::on_wake;
 
 fn semaphore(permits: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(permits).unwrap())
@@ -156,6 +157,34 @@ fn a_waiter_polled_with_another_waker_is_woken_by_that() {
         });
         drop(held);
         other.join().unwrap();
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutant: E5
+#[test]
+fn a_waker_may_call_back_whoever_wakes_it() {
+    check("semaphore: a waker that calls back", 3, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let waker = on_wake({
+            let semaphore = Arc::clone(&semaphore);
+            move || {
+                let _ = semaphore.waiting();
+                drop(poll(&mut semaphore.acquire()));
+            }
+        });
+        let mut waiting = semaphore.acquire_owned();
+        assert!(
+            pin!(&mut waiting)
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        let releases = spawn(move || drop(held));
+        let closes = with(&semaphore, |it| it.close());
+        releases.join().unwrap();
+        closes.join().unwrap();
+        drop(waiting);
         all_is_back(&semaphore);
     });
 }
