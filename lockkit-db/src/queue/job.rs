@@ -1,0 +1,291 @@
+//! What a job is on its way in, in a worker's hands, and on its way out.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use lockkit_core::Fence;
+
+use crate::Error;
+
+/// Most bytes of a payload or of a result.
+pub const MAX_PAYLOAD: usize = 1 << 20;
+/// Most jobs in one batch: of an enqueue, a claim or an acknowledgement.
+pub const MAX_BATCH: usize = 10_000;
+/// Most characters of a queue's, a worker's or a kind's name.
+pub const MAX_NAME: usize = 64;
+/// Longest delay of a job.
+pub const MAX_DELAY: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+/// Most bytes of an error's text that are kept with a job.
+pub(crate) const MAX_ERROR: usize = 8 * 1024;
+
+/// A job's number, given at enqueue and never given again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub i64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// When a job becomes claimable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Schedule {
+    /// At once.
+    #[default]
+    Now,
+    /// After a delay, counted by the store's clock from the enqueue.
+    After(Duration),
+    /// At a time of the store's clock.
+    At(SystemTime),
+}
+
+/// A job to enqueue.
+///
+/// ```
+/// use std::time::Duration;
+/// use lockkit_db::queue::NewJob;
+///
+/// let job = NewJob::new("resize", b"photo-17.jpg".to_vec())
+///     .priority(-5)
+///     .after(Duration::from_secs(60))
+///     .max_attempts(3);
+/// # let _ = job;
+/// ```
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub(crate) kind: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) priority: i16,
+    pub(crate) schedule: Schedule,
+    pub(crate) max_attempts: u32,
+}
+
+impl NewJob {
+    /// A job of a kind with a payload: priority 0, at once, at most 10 attempts.
+    #[must_use]
+    pub fn new(kind: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self {
+            kind: kind.into(),
+            payload: payload.into(),
+            priority: 0,
+            schedule: Schedule::Now,
+            max_attempts: 10,
+        }
+    }
+
+    /// Lower numbers are claimed first.
+    #[must_use]
+    pub fn priority(mut self, priority: i16) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Claimable only after a delay.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.schedule = Schedule::After(delay);
+        self
+    }
+
+    /// Claimable only from a time on.
+    #[must_use]
+    pub fn at(mut self, time: SystemTime) -> Self {
+        self.schedule = Schedule::At(time);
+        self
+    }
+
+    /// How many claims the job may cost before it is dead. A claim counts when it is made,
+    /// so that a job that kills its worker ends too.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_name("kind", &self.kind)?;
+        check_payload("payload", &self.payload)?;
+        if self.max_attempts == 0 || self.max_attempts > i32::MAX as u32 {
+            return Err(Error::invalid(
+                "max_attempts",
+                "must be from 1 to 2147483647",
+            ));
+        }
+        match self.schedule {
+            Schedule::After(delay) if delay > MAX_DELAY => Err(Error::invalid(
+                "after",
+                format!("must be at most {MAX_DELAY:?}"),
+            )),
+            Schedule::At(time) => unix_ms(time).map(drop),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whole milliseconds since 1970; times before that are 0.
+pub(crate) fn unix_ms(time: SystemTime) -> Result<i64, Error> {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    // The same horizon as a delay's, seen from 1970, with two centuries added.
+    let limit = Duration::from_secs(200 * 366 * 24 * 3600);
+    if since > limit {
+        return Err(Error::invalid("at", "is too far in the future"));
+    }
+    Ok(since.as_millis() as i64)
+}
+
+pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
+    if name.is_empty() {
+        return Err(Error::invalid(field, "is empty"));
+    }
+    if name.chars().count() > MAX_NAME {
+        return Err(Error::invalid(
+            field,
+            format!("is longer than {MAX_NAME} characters"),
+        ));
+    }
+    if name.contains('\0') {
+        return Err(Error::invalid(field, "contains a NUL character"));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_payload(field: &'static str, bytes: &[u8]) -> Result<(), Error> {
+    if bytes.len() > MAX_PAYLOAD {
+        return Err(Error::invalid(
+            field,
+            format!("is larger than {MAX_PAYLOAD} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_batch(field: &'static str, n: usize) -> Result<(), Error> {
+    if n == 0 || n > MAX_BATCH {
+        return Err(Error::invalid(
+            field,
+            format!("must be from 1 to {MAX_BATCH}, not {n}"),
+        ));
+    }
+    Ok(())
+}
+
+/// A job in the hands of the session that claimed it.
+///
+/// `(id, epoch)` is the right to write: the store accepts an [`Ack`] only while the job is
+/// still claimed under both, by a session whose lease is not over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClaimedJob {
+    /// The job.
+    pub id: JobId,
+    /// The fencing token of this claim: larger than that of any earlier claim of the job.
+    /// Hand it to whatever else the handler writes to.
+    pub epoch: Fence,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// The attempt after which the job is dead.
+    pub max_attempts: u32,
+    /// Its priority.
+    pub priority: i16,
+    /// How long the job was claimable before it was claimed, by the store's clock.
+    pub waited: Duration,
+    /// What kind of job it is.
+    pub kind: String,
+    /// What it is about.
+    pub payload: Vec<u8>,
+}
+
+/// What is to become of a claimed job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It is done. A result is kept in the list of completed jobs; without one the job
+    /// leaves no trace but a count.
+    Done {
+        /// The result to keep.
+        result: Option<Vec<u8>>,
+    },
+    /// It failed and is tried again after a delay, or is dead if this was its last attempt.
+    Retry {
+        /// How long it rests first.
+        delay: Duration,
+        /// Why it failed, with its causes.
+        error: String,
+    },
+    /// It failed in a way that no further attempt can mend.
+    Dead {
+        /// Why, with its causes.
+        error: String,
+    },
+    /// It was not begun: back it goes, and the attempt is not counted.
+    Release,
+    /// It is not its time yet: it comes back after a delay, and the attempt is not counted.
+    Snooze {
+        /// How long it rests.
+        delay: Duration,
+    },
+}
+
+/// The end of one claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// The job.
+    pub id: JobId,
+    /// The epoch under which it was claimed.
+    pub epoch: Fence,
+    /// What is to become of it.
+    pub verdict: Verdict,
+    /// How long it was worked on, for the worker's statistics.
+    pub busy: Duration,
+}
+
+impl Ack {
+    /// The end of `job` with a verdict.
+    #[must_use]
+    pub fn new(job: &ClaimedJob, verdict: Verdict) -> Self {
+        Self {
+            id: job.id,
+            epoch: job.epoch,
+            verdict,
+            busy: Duration::ZERO,
+        }
+    }
+
+    /// Done, without a result to keep.
+    #[must_use]
+    pub fn done(job: &ClaimedJob) -> Self {
+        Self::new(job, Verdict::Done { result: None })
+    }
+
+    /// States how long the job was worked on.
+    #[must_use]
+    pub fn busy(mut self, busy: Duration) -> Self {
+        self.busy = busy;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match &self.verdict {
+            Verdict::Done {
+                result: Some(result),
+            } => check_payload("result", result),
+            Verdict::Retry { delay, .. } | Verdict::Snooze { delay } if *delay > MAX_DELAY => Err(
+                Error::invalid("delay", format!("must be at most {MAX_DELAY:?}")),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the store said to an [`Ack`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is committed.
+    Accepted,
+    /// It was refused and changed nothing: the claim had ended, because the lease was over
+    /// or because the job had been claimed anew.
+    Stale,
+}

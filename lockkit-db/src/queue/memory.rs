@@ -1,0 +1,633 @@
+//! The job store in memory: for tests, with a clock to turn and faults to inject.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use lockkit_core::Fence;
+use lockkit_core::sync::Mutex;
+
+use super::job::{check_batch, check_name, unix_ms};
+use super::store::{
+    AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
+    Session, SessionSpec, Upkeep, WorkerTotals,
+};
+use super::{Ack, ClaimedJob, JobId, NewJob, Schedule, Settlement, Verdict};
+use crate::Error;
+
+/// A job store without a database, for the tests of code that uses a queue.
+///
+/// It behaves as the others do; the same conformance suite runs it. Its clock stands still until
+/// [`advance`](Self::advance) is called, or follows tokio's
+/// ([`on_tokio_clock`](Self::on_tokio_clock)), which a test can pause. [`inject`](Self::inject)
+/// makes calls fail in the ways in which calls over a network fail.
+///
+/// ```
+/// # tokio_test();
+/// # #[tokio::main(flavor = "current_thread")] async fn tokio_test() {
+/// use std::time::Duration;
+/// use lockkit_db::queue::{ClaimSpec, JobStore, MemoryStore, NewJob, SessionSpec};
+///
+/// let store = MemoryStore::new();
+/// store.enqueue("mail", &[NewJob::new("welcome", b"ada".to_vec())]).await.unwrap();
+/// let spec = SessionSpec { worker: "w".into(), host: "h".into(), lease: Duration::from_secs(5) };
+/// let session = store.open_session(&spec).await.unwrap();
+/// let claim = ClaimSpec::new("mail", 10);
+/// let claimed = store.exchange(&session, None, Some(&claim)).await.unwrap().claimed;
+/// assert_eq!(claimed[0].payload, b"ada");
+/// store.advance(Duration::from_secs(5)); // The worker's lease is over.
+/// assert_eq!(store.upkeep().await.unwrap().requeued, 1);
+/// # }
+/// ```
+pub struct MemoryStore {
+    clock: Clock,
+    tables: Mutex<Tables>,
+    faults: Mutex<VecDeque<(Op, Fault)>>,
+    enqueued: tokio::sync::Notify,
+}
+
+/// The calls of a store that a [`Fault`] can strike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Op {
+    /// [`JobStore::enqueue`]
+    Enqueue,
+    /// [`JobStore::open_session`]
+    OpenSession,
+    /// [`JobStore::renew`]
+    Renew,
+    /// [`JobStore::exchange`]
+    Exchange,
+    /// [`JobStore::close_session`]
+    CloseSession,
+    /// [`JobStore::upkeep`]
+    Upkeep,
+}
+
+/// What goes wrong with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It is refused as busy, and nothing happens.
+    Refuse,
+    /// The request is lost: nothing happens, and the caller cannot know.
+    LoseRequest,
+    /// The reply is lost: it happens, and the caller cannot know.
+    LoseReply,
+    /// Nothing happens and no answer ever comes.
+    Hang,
+}
+
+enum Clock {
+    /// Milliseconds, turned by hand.
+    Manual(Mutex<i64>),
+    /// Since this instant of tokio's clock.
+    Tokio(tokio::time::Instant),
+}
+
+#[derive(Default)]
+struct Tables {
+    next_job: i64,
+    next_session: i64,
+    jobs: BTreeMap<i64, Row>,
+    sessions: BTreeMap<i64, SessionRow>,
+    totals: BTreeMap<String, WorkerTotals>,
+    done: BTreeMap<i64, CompletedJob>,
+    dead: BTreeMap<i64, DeadJob>,
+}
+
+struct Row {
+    queue: String,
+    state: State,
+    priority: i16,
+    run_at: i64,
+    epoch: i64,
+    attempt: u32,
+    max_attempts: u32,
+    kind: String,
+    payload: Vec<u8>,
+    error: Option<String>,
+}
+
+/// Where a live job is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Claimable. Left by a claim.
+    Ready,
+    /// Held by a session, since a time. Left by an accepted acknowledgement or the reaper.
+    Claimed { session: i64, at: i64 },
+    /// Not yet claimable. Left by upkeep, once `run_at` has come.
+    Scheduled,
+}
+
+struct SessionRow {
+    worker: String,
+    lease: i64,
+    lease_until: i64,
+    counts: WorkerTotals,
+    /// The last batch, and the places in it that were refused.
+    last: (u64, Vec<usize>),
+}
+
+// === impl MemoryStore ===
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store whose clock is turned by hand.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_clock(Clock::Manual(Mutex::new(0)))
+    }
+
+    /// An empty store that follows tokio's clock, which a test can pause.
+    #[must_use]
+    pub fn on_tokio_clock() -> Self {
+        Self::with_clock(Clock::Tokio(tokio::time::Instant::now()))
+    }
+
+    fn with_clock(clock: Clock) -> Self {
+        Self {
+            clock,
+            tables: Mutex::new(Tables::default()),
+            faults: Mutex::new(VecDeque::new()),
+            enqueued: tokio::sync::Notify::new(),
+        }
+    }
+
+    /// Turns the clock forward, by whole milliseconds. On tokio's clock it does nothing: that
+    /// one is turned with `tokio::time::advance`.
+    pub fn advance(&self, by: Duration) {
+        if let Clock::Manual(now) = &self.clock {
+            *now.lock() += by.as_millis() as i64;
+        }
+    }
+
+    /// Makes the next call of `op` that no earlier fault strikes go wrong.
+    pub fn inject(&self, op: Op, fault: Fault) {
+        self.faults.lock().push_back((op, fault));
+    }
+
+    fn now(&self) -> i64 {
+        match &self.clock {
+            Clock::Manual(now) => *now.lock(),
+            Clock::Tokio(start) => start.elapsed().as_millis() as i64,
+        }
+    }
+
+    /// Runs one operation as if over a network.
+    async fn call<T>(&self, op: Op, work: impl FnOnce(&mut Tables, i64) -> T) -> Result<T, Error> {
+        let fault = {
+            let mut faults = self.faults.lock();
+            let at = faults.iter().position(|(of, _)| *of == op);
+            at.and_then(|at| faults.remove(at)).map(|(_, fault)| fault)
+        };
+        match fault {
+            Some(Fault::Refuse) => {
+                return Err(Error::Busy {
+                    waited: Duration::ZERO,
+                    source: "injected".into(),
+                });
+            }
+            Some(Fault::LoseRequest) => {
+                return Err(Error::Unknown {
+                    source: "injected".into(),
+                });
+            }
+            Some(Fault::Hang) => std::future::pending::<()>().await,
+            Some(Fault::LoseReply) | None => {}
+        }
+        let now = self.now();
+        let value = work(&mut self.tables.lock(), now);
+        if fault == Some(Fault::LoseReply) {
+            return Err(Error::Unknown {
+                source: "injected".into(),
+            });
+        }
+        Ok(value)
+    }
+}
+
+impl JobStore for MemoryStore {
+    async fn enqueue(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
+        check_name("queue", queue)?;
+        check_batch("jobs", jobs.len())?;
+        jobs.iter().try_for_each(NewJob::check)?;
+        let ids = self
+            .call(Op::Enqueue, |tables, now| {
+                jobs.iter()
+                    .map(|job| tables.insert(queue, job, now))
+                    .collect()
+            })
+            .await;
+        self.enqueued.notify_waiters();
+        ids
+    }
+
+    async fn open_session(&self, spec: &SessionSpec) -> Result<Session, Error> {
+        spec.check()?;
+        self.call(Op::OpenSession, |tables, now| {
+            tables.next_session += 1;
+            let lease = spec.lease.as_millis() as i64;
+            let counts = WorkerTotals {
+                worker: spec.worker.clone(),
+                sessions: 1,
+                ..WorkerTotals::default()
+            };
+            let row = SessionRow {
+                worker: spec.worker.clone(),
+                lease,
+                lease_until: now + lease,
+                counts,
+                last: (0, Vec::new()),
+            };
+            tables.sessions.insert(tables.next_session, row);
+            Session {
+                id: tables.next_session,
+                lease: spec.lease,
+            }
+        })
+        .await
+    }
+
+    async fn renew(&self, session: &Session) -> Result<Renewal, Error> {
+        self.call(Op::Renew, |tables, now| {
+            if !tables.lives(session.id, now) {
+                return Renewal::Lost;
+            }
+            let row = tables.sessions.get_mut(&session.id).expect("it lives");
+            row.lease_until = now + row.lease;
+            Renewal::Renewed
+        })
+        .await
+    }
+
+    async fn exchange(
+        &self,
+        session: &Session,
+        acks: Option<&AckBatch>,
+        claim: Option<&ClaimSpec>,
+    ) -> Result<Exchange, Error> {
+        acks.map_or(Ok(()), AckBatch::check)?;
+        claim.map_or(Ok(()), ClaimSpec::check)?;
+        self.call(Op::Exchange, |tables, now| Exchange {
+            settled: acks.map_or_else(Vec::new, |batch| tables.settle(session.id, batch, now)),
+            claimed: claim.map_or_else(Vec::new, |spec| tables.claim(session.id, spec, now)),
+        })
+        .await
+    }
+
+    async fn close_session(&self, session: &Session) -> Result<(), Error> {
+        self.call(Op::CloseSession, |tables, now| {
+            if let Some(row) = tables.sessions.get_mut(&session.id) {
+                row.lease_until = 0;
+            }
+            tables.reap(now);
+        })
+        .await?;
+        self.enqueued.notify_waiters();
+        Ok(())
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep, Error> {
+        let upkeep = self
+            .call(Op::Upkeep, |tables, now| {
+                let next = tables
+                    .jobs
+                    .values()
+                    .filter(|job| job.state == State::Scheduled);
+                let next = next.map(|job| job.run_at).min();
+                let (requeued, buried) = tables.reap(now);
+                let mut promoted = 0;
+                for job in tables.jobs.values_mut() {
+                    if job.state == State::Scheduled && job.run_at <= now {
+                        job.state = State::Ready;
+                        promoted += 1;
+                    }
+                }
+                let next_due = next.map(|at| Duration::from_millis((at - now).max(0) as u64));
+                Upkeep {
+                    promoted,
+                    requeued,
+                    buried,
+                    next_due,
+                }
+            })
+            .await?;
+        if upkeep.promoted + upkeep.requeued > 0 {
+            self.enqueued.notify_waiters();
+        }
+        Ok(upkeep)
+    }
+
+    async fn wait_for_work(&self, queue: &str, limit: Duration) {
+        let bell = self.enqueued.notified();
+        tokio::pin!(bell);
+        // From here on the bell is heard, so a job that comes after the look is not missed.
+        bell.as_mut().enable();
+        let ready = |job: &Row| job.state == State::Ready && job.queue == queue;
+        if self.tables.lock().jobs.values().any(ready) {
+            return;
+        }
+        tokio::select! {
+            () = bell => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+    }
+
+    async fn active(&self, after: JobId, limit: usize) -> Result<Vec<ActiveJob>, Error> {
+        let (now, tables) = (self.now(), self.tables.lock());
+        let later = tables.jobs.range(after.0.saturating_add(1)..);
+        let active = later.filter_map(|(id, job)| match job.state {
+            State::Claimed { session, at } => Some(ActiveJob {
+                id: JobId(*id),
+                queue: job.queue.clone(),
+                kind: job.kind.clone(),
+                attempt: job.attempt,
+                worker: tables.sessions.get(&session).map(|row| row.worker.clone()),
+                since: Duration::from_millis((now - at).max(0) as u64),
+            }),
+            _ => None,
+        });
+        Ok(active.take(limit).collect())
+    }
+
+    async fn completed(&self, after: JobId, limit: usize) -> Result<Vec<CompletedJob>, Error> {
+        let tables = self.tables.lock();
+        let later = tables.done.range(after.0.saturating_add(1)..);
+        Ok(later.map(|(_, job)| job.clone()).take(limit).collect())
+    }
+
+    async fn dead(&self, after: JobId, limit: usize) -> Result<Vec<DeadJob>, Error> {
+        let tables = self.tables.lock();
+        let later = tables.dead.range(after.0.saturating_add(1)..);
+        Ok(later.map(|(_, job)| job.clone()).take(limit).collect())
+    }
+
+    async fn stats(&self) -> Result<QueueStats, Error> {
+        let (now, tables) = (self.now(), self.tables.lock());
+        let count = |wanted: fn(&State) -> bool| {
+            tables
+                .jobs
+                .values()
+                .filter(|job| wanted(&job.state))
+                .count() as u64
+        };
+        let mut workers = tables.totals.clone();
+        for (id, row) in &tables.sessions {
+            let total = workers
+                .entry(row.worker.clone())
+                .or_insert_with(|| WorkerTotals {
+                    worker: row.worker.clone(),
+                    ..WorkerTotals::default()
+                });
+            add(total, &row.counts);
+            total.live += u64::from(tables.lives(*id, now));
+        }
+        Ok(QueueStats {
+            ready: count(|state| *state == State::Ready),
+            claimed: count(|state| matches!(state, State::Claimed { .. })),
+            scheduled: count(|state| *state == State::Scheduled),
+            kept: tables.done.len() as u64,
+            dead: tables.dead.len() as u64,
+            workers: workers.into_values().collect(),
+        })
+    }
+}
+
+// === impl Tables ===
+
+impl Tables {
+    fn insert(&mut self, queue: &str, job: &NewJob, now: i64) -> JobId {
+        let run_at = match job.schedule {
+            Schedule::Now => now,
+            Schedule::After(delay) => now + delay.as_millis() as i64,
+            Schedule::At(time) => unix_ms(time).unwrap_or(i64::MAX),
+        };
+        self.next_job += 1;
+        let row = Row {
+            queue: queue.to_owned(),
+            state: if run_at > now {
+                State::Scheduled
+            } else {
+                State::Ready
+            },
+            priority: job.priority,
+            run_at,
+            epoch: 0,
+            attempt: 0,
+            max_attempts: job.max_attempts,
+            kind: job.kind.clone(),
+            payload: job.payload.clone(),
+            error: None,
+        };
+        self.jobs.insert(self.next_job, row);
+        JobId(self.next_job)
+    }
+
+    /// The one definition of a living session.
+    fn lives(&self, session: i64, now: i64) -> bool {
+        self.sessions
+            .get(&session)
+            .is_some_and(|row| row.lease_until > now)
+    }
+
+    fn claim(&mut self, session: i64, spec: &ClaimSpec, now: i64) -> Vec<ClaimedJob> {
+        if !self.lives(session, now) {
+            return Vec::new();
+        }
+        let ready = self
+            .jobs
+            .iter_mut()
+            .filter(|(_, job)| job.state == State::Ready && job.queue == spec.queue);
+        let mut ready: Vec<_> = ready.collect();
+        ready.sort_by_key(|(id, job)| (job.priority, job.run_at, **id));
+        ready.truncate(spec.n);
+        let claim = |(id, job): (&i64, &mut Row)| {
+            job.state = State::Claimed { session, at: now };
+            job.attempt += 1;
+            job.epoch = (job.epoch + 1).max(now * 1000);
+            ClaimedJob {
+                id: JobId(*id),
+                epoch: Fence::try_from(job.epoch).expect("an epoch is at least 1"),
+                attempt: job.attempt,
+                max_attempts: job.max_attempts,
+                priority: job.priority,
+                waited: Duration::from_millis((now - job.run_at).max(0) as u64),
+                kind: job.kind.clone(),
+                payload: job.payload.clone(),
+            }
+        };
+        ready.into_iter().map(claim).collect()
+    }
+
+    fn settle(&mut self, session: i64, batch: &AckBatch, now: i64) -> Vec<Settlement> {
+        let Some(row) = self.sessions.get(&session) else {
+            return vec![Settlement::Stale; batch.acks.len()];
+        };
+        let stale = if row.last.0 == batch.seq {
+            row.last.1.clone()
+        } else {
+            let mut stale = Vec::new();
+            for (at, ack) in batch.acks.iter().enumerate() {
+                if !self.settle_one(session, ack, now) {
+                    stale.push(at);
+                }
+            }
+            let row = self
+                .sessions
+                .get_mut(&session)
+                .expect("it was there a moment ago");
+            row.last = (batch.seq, stale.clone());
+            stale
+        };
+        let settlement = |at| {
+            if stale.contains(&at) {
+                Settlement::Stale
+            } else {
+                Settlement::Accepted
+            }
+        };
+        (0..batch.acks.len()).map(settlement).collect()
+    }
+
+    /// Whether the acknowledgement was accepted.
+    fn settle_one(&mut self, session: i64, ack: &Ack, now: i64) -> bool {
+        let lives = self.lives(session, now);
+        let Some(job) = self.jobs.get_mut(&ack.id.0) else {
+            return false;
+        };
+        let held = matches!(job.state, State::Claimed { session: by, .. } if by == session);
+        if !(lives && held && job.epoch == ack.epoch.as_i64()) {
+            return false;
+        }
+        let counts = &mut self.sessions.get_mut(&session).expect("it lives").counts;
+        counts.busy += ack.busy;
+        let last = job.attempt >= job.max_attempts;
+        match &ack.verdict {
+            Verdict::Done { result } => {
+                counts.done += 1;
+                let job = self.jobs.remove(&ack.id.0).expect("it is there");
+                if let Some(result) = result {
+                    let done = CompletedJob {
+                        id: ack.id,
+                        queue: job.queue,
+                        kind: job.kind,
+                        attempt: job.attempt,
+                        worker: counts.worker.clone(),
+                        busy: ack.busy,
+                        result: result.clone(),
+                    };
+                    self.done.insert(ack.id.0, done);
+                }
+            }
+            Verdict::Retry { delay, error } if !last => {
+                counts.retried += 1;
+                job.error = Some(error.clone());
+                job.rest(*delay, now);
+            }
+            Verdict::Dead { error } | Verdict::Retry { error, .. } => {
+                counts.dead += 1;
+                let error = error.clone();
+                self.bury(ack.id.0, error);
+            }
+            Verdict::Release => {
+                counts.released += 1;
+                job.attempt -= 1;
+                job.rest(Duration::ZERO, now);
+            }
+            Verdict::Snooze { delay } => {
+                counts.retried += 1;
+                job.attempt -= 1;
+                job.rest(*delay, now);
+            }
+        }
+        true
+    }
+
+    fn bury(&mut self, id: i64, error: String) {
+        let job = self.jobs.remove(&id).expect("only a live job can die");
+        let dead = DeadJob {
+            id: JobId(id),
+            queue: job.queue,
+            kind: job.kind,
+            attempt: job.attempt,
+            payload: job.payload,
+            error,
+        };
+        self.dead.insert(id, dead);
+    }
+
+    fn reap(&mut self, now: i64) -> (u64, u64) {
+        let orphan = |job: &Row| matches!(job.state, State::Claimed { session, .. } if !self.lives(session, now));
+        let orphans: Vec<i64> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| orphan(job))
+            .map(|(id, _)| *id)
+            .collect();
+        let (mut requeued, mut buried) = (0, 0);
+        for id in orphans {
+            let job = self.jobs.get_mut(&id).expect("it was just seen");
+            if job.attempt >= job.max_attempts {
+                let before = job
+                    .error
+                    .take()
+                    .map(|error| error + "\n")
+                    .unwrap_or_default();
+                let error = format!(
+                    "{before}the worker was lost while it ran attempt {}",
+                    job.attempt
+                );
+                self.bury(id, error);
+                buried += 1;
+            } else {
+                job.state = State::Ready;
+                requeued += 1;
+            }
+        }
+        let ended: Vec<i64> = self
+            .sessions
+            .keys()
+            .copied()
+            .filter(|id| !self.lives(*id, now))
+            .collect();
+        for id in ended {
+            let row = self.sessions.remove(&id).expect("it was just seen");
+            let total = self
+                .totals
+                .entry(row.worker.clone())
+                .or_insert_with(|| WorkerTotals {
+                    worker: row.worker.clone(),
+                    ..WorkerTotals::default()
+                });
+            add(total, &row.counts);
+        }
+        (requeued, buried)
+    }
+}
+
+impl Row {
+    /// Back from a worker's hands, for now or for later.
+    fn rest(&mut self, delay: Duration, now: i64) {
+        let delay = delay.as_micros().div_ceil(1000) as i64;
+        if delay > 0 {
+            self.state = State::Scheduled;
+            self.run_at = now + delay;
+        } else {
+            self.state = State::Ready;
+        }
+    }
+}
+
+fn add(total: &mut WorkerTotals, counts: &WorkerTotals) {
+    total.sessions += counts.sessions;
+    total.done += counts.done;
+    total.retried += counts.retried;
+    total.dead += counts.dead;
+    total.released += counts.released;
+    total.busy += counts.busy;
+}

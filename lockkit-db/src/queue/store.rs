@@ -1,0 +1,320 @@
+//! The contract between the queue and a database.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::time::Duration;
+
+use super::job::{Ack, ClaimedJob, JobId, NewJob, Settlement, check_batch, check_name};
+use crate::Error;
+
+/// Shortest lease of a session.
+pub const MIN_LEASE: Duration = Duration::from_millis(10);
+/// Longest lease of a session.
+pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
+
+/// Where the jobs are. Implemented by `SqliteStore` and [`MemoryStore`](super::MemoryStore);
+/// one conformance suite runs them all.
+///
+/// # What every store promises
+///
+/// - A job has one owner at a time: the session under whose `(id, epoch)` it is claimed.
+/// - Epochs of a job only grow. Every write of an owner shows its epoch, and is refused
+///   ([`Settlement::Stale`]) unless the job is still claimed under it by a session whose
+///   lease is not over. The instant at which a lease ends is past it, for everyone.
+/// - The store's own clock decides about leases and schedules.
+/// - An attempt is counted when the claim is made.
+/// - What a call did is durable when it returns. A call that ends in an error other than
+///   [`Error::Unknown`] did nothing.
+///
+/// # Cancel safety
+///
+/// Every method may be dropped at any await: the store is left whole, and whether the
+/// operation happened is unknown. [`exchange`](Self::exchange) can then be sent again as it was:
+/// a batch of acknowledgements that had been committed is answered from memory, not done twice.
+/// Jobs that a lost reply had claimed come back when the session ends.
+pub trait JobStore: Send + Sync + 'static {
+    /// Puts jobs into a queue, all or none, and returns their ids in the same order.
+    ///
+    /// Cost: one transaction.
+    fn enqueue(
+        &self,
+        queue: &str,
+        jobs: &[NewJob],
+    ) -> impl Future<Output = Result<Vec<JobId>, Error>> + Send;
+
+    /// Opens a session: the lease under which a worker claims.
+    fn open_session(
+        &self,
+        spec: &SessionSpec,
+    ) -> impl Future<Output = Result<Session, Error>> + Send;
+
+    /// Extends a session's lease to its full length from now, unless it is over.
+    ///
+    /// Cost: one small statement, on a connection of its own, so that no batch delays it.
+    fn renew(&self, session: &Session) -> impl Future<Output = Result<Renewal, Error>> + Send;
+
+    /// Settles a batch of acknowledgements and claims more jobs, in one transaction.
+    ///
+    /// Either half may be absent. Cost: a claim alone is one statement; with a batch it is one
+    /// transaction, in which the worker's statistics are counted too.
+    fn exchange(
+        &self,
+        session: &Session,
+        acks: Option<&AckBatch>,
+        claim: Option<&ClaimSpec>,
+    ) -> impl Future<Output = Result<Exchange, Error>> + Send;
+
+    /// Ends a session. What it still holds is given back, the attempts counted.
+    fn close_session(&self, session: &Session) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Gives the jobs of lost workers back, makes scheduled jobs ready, adds up the counters of
+    /// ended sessions. Any process may call it at any time, several at once.
+    ///
+    /// Cost: one read while there is nothing to do.
+    fn upkeep(&self) -> impl Future<Output = Result<Upkeep, Error>> + Send;
+
+    /// Waits until `queue` may have a ready job, at most `limit`. A hint: it may return early for
+    /// nothing, and a claim now and then is the truth.
+    fn wait_for_work(&self, queue: &str, limit: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Claimed jobs with ids above `after`, at most `limit`, in the order of their ids.
+    fn active(
+        &self,
+        after: JobId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<ActiveJob>, Error>> + Send;
+
+    /// Jobs that ended with a result, with ids above `after`, at most `limit`.
+    fn completed(
+        &self,
+        after: JobId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<CompletedJob>, Error>> + Send;
+
+    /// Dead jobs with ids above `after`, at most `limit`.
+    fn dead(
+        &self,
+        after: JobId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<DeadJob>, Error>> + Send;
+
+    /// How many jobs are where, and what each worker has done.
+    ///
+    /// Cost: grows with the number of live and kept jobs; not for a hot path.
+    fn stats(&self) -> impl Future<Output = Result<QueueStats, Error>> + Send;
+}
+
+/// Who opens a session, and for how long its lease is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSpec {
+    /// The worker's name: statistics are kept under it, over restarts.
+    pub worker: String,
+    /// Where it runs, for people.
+    pub host: String,
+    /// How long the store waits for a heartbeat before it gives the worker up.
+    pub lease: Duration,
+}
+
+impl SessionSpec {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_name("worker", &self.worker)?;
+        check_name("host", &self.host)?;
+        if self.lease < MIN_LEASE || self.lease > MAX_LEASE {
+            return Err(Error::invalid(
+                "lease",
+                format!(
+                    "must be from {MIN_LEASE:?} to {MAX_LEASE:?}, not {:?}",
+                    self.lease
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An open session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Its number, never given again.
+    pub id: i64,
+    /// The length of its lease.
+    pub lease: Duration,
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease now ends its full length from the store's now.
+    Renewed,
+    /// The lease was over: nothing that was claimed under it can be acknowledged any more.
+    Lost,
+}
+
+/// Acknowledgements that are sent together, and answered again alike if they are sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AckBatch {
+    /// The batch's number within its session, from 1 and growing. Under one number always the
+    /// same acknowledgements.
+    pub seq: u64,
+    /// The acknowledgements, at most [`MAX_BATCH`](super::MAX_BATCH).
+    pub acks: Vec<Ack>,
+}
+
+impl AckBatch {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_batch("acks", self.acks.len())?;
+        if self.seq == 0 || self.seq > i64::MAX as u64 {
+            return Err(Error::invalid(
+                "seq",
+                "must be from 1 to 9223372036854775807",
+            ));
+        }
+        let mut claims = HashSet::with_capacity(self.acks.len());
+        for ack in &self.acks {
+            ack.check()?;
+            if !claims.insert((ack.id, ack.epoch)) {
+                let problem = format!("job {} is acknowledged twice under one epoch", ack.id);
+                return Err(Error::invalid("acks", problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimSpec {
+    /// From which queue.
+    pub queue: String,
+    /// How many at most.
+    pub n: usize,
+}
+
+impl ClaimSpec {
+    /// At most `n` jobs of a queue.
+    #[must_use]
+    pub fn new(queue: impl Into<String>, n: usize) -> Self {
+        Self {
+            queue: queue.into(),
+            n,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_name("queue", &self.queue)?;
+        check_batch("n", self.n)
+    }
+}
+
+/// The answer to an exchange.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exchange {
+    /// What became of each acknowledgement, in their order.
+    pub settled: Vec<Settlement>,
+    /// The jobs claimed, in the order of the queue.
+    pub claimed: Vec<ClaimedJob>,
+}
+
+/// What upkeep did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Scheduled jobs made ready.
+    pub promoted: u64,
+    /// Jobs of lost workers made ready again.
+    pub requeued: u64,
+    /// Jobs of lost workers that had no attempt left.
+    pub buried: u64,
+    /// When the next scheduled job is due, from now.
+    pub next_due: Option<Duration>,
+}
+
+/// A job that a worker holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveJob {
+    /// The job.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// Its kind.
+    pub kind: String,
+    /// Which attempt it is at.
+    pub attempt: u32,
+    /// The worker that holds it; none if its session is gone and it waits to be given back.
+    pub worker: Option<String>,
+    /// How long ago it was claimed.
+    pub since: Duration,
+}
+
+/// A job that is done and left a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompletedJob {
+    /// The job.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// Its kind.
+    pub kind: String,
+    /// The attempt that did it.
+    pub attempt: u32,
+    /// The worker that did it.
+    pub worker: String,
+    /// How long that took.
+    pub busy: Duration,
+    /// Its result.
+    pub result: Vec<u8>,
+}
+
+/// A job that will not be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadJob {
+    /// The job.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// Its kind.
+    pub kind: String,
+    /// How many attempts it had.
+    pub attempt: u32,
+    /// Its payload.
+    pub payload: Vec<u8>,
+    /// The last error, with its causes, one a line.
+    pub error: String,
+}
+
+/// A queue store in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Claimable jobs.
+    pub ready: u64,
+    /// Jobs in a worker's hands.
+    pub claimed: u64,
+    /// Jobs whose time has not come.
+    pub scheduled: u64,
+    /// Done jobs that left a result.
+    pub kept: u64,
+    /// Dead jobs.
+    pub dead: u64,
+    /// What each worker has done, by name.
+    pub workers: Vec<WorkerTotals>,
+}
+
+/// What one worker has had accepted, over all its sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerTotals {
+    /// Its name.
+    pub worker: String,
+    /// Sessions that it has opened.
+    pub sessions: u64,
+    /// Of these, how many live.
+    pub live: u64,
+    /// Jobs done.
+    pub done: u64,
+    /// Jobs put back for another try, or for later.
+    pub retried: u64,
+    /// Jobs that died in its hands.
+    pub dead: u64,
+    /// Jobs given back unstarted.
+    pub released: u64,
+    /// Time spent on all of these.
+    pub busy: Duration,
+}

@@ -1,0 +1,1 @@
+#![cfg(lockkit_loom)]
