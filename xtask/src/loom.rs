@@ -1,0 +1,158 @@
+//! `cargo xtask loom`: the models, and that they really ran.
+//!
+//! `cargo test` passes on an empty suite, and loom passes on a run that was cut short. Hence the
+//! counting: every crate with a `tests/loom/main.rs` has to run tests and to print models, each of
+//! them complete.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::metadata::{Package, Workspace};
+use crate::report::{self, Row};
+use crate::run::{self, Show};
+use crate::{Outcome, needs};
+
+/// Longer than this, and a crate's models have got out of hand.
+const LIMIT: Duration = Duration::from_mins(20);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only the models whose test's name contains this.
+    filter: Option<String>,
+    /// Explore with a preemption bound of 4.
+    #[arg(long)]
+    deep: bool,
+}
+
+/// What came out of all crates.
+#[derive(Default)]
+pub(crate) struct Verdict {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) problems: Vec<String>,
+    models: usize,
+    executions: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
+    needs::programs(false)?;
+    let workspace = Workspace::load()?;
+    let verdict = all(&workspace, args.filter.as_deref(), args.deep)?;
+    print!("\n{}", report::summary(&verdict.rows));
+    let summary = format!(
+        "{} models, {} executions, all complete",
+        verdict.models, verdict.executions
+    );
+    Ok(Outcome::of("loom", &verdict.problems, &summary))
+}
+
+/// Runs the models of every crate that has some.
+pub(crate) fn all(workspace: &Workspace, filter: Option<&str>, deep: bool) -> Result<Verdict> {
+    let mut verdict = Verdict::default();
+    for package in workspace.with_models() {
+        one(workspace, package, filter, deep, &mut verdict)?;
+    }
+    if filter.is_some() && verdict.models == 0 && verdict.problems.is_empty() {
+        verdict
+            .problems
+            .push("no model has this in its name; `cargo xtask loom` runs them all".to_owned());
+    }
+    Ok(verdict)
+}
+
+/// The command that runs a crate's models; the caller adds `--no-run`, or a filter.
+pub(crate) fn command(root: &Path, target: &Path, package: &Package) -> Command {
+    let mut command = run::cargo(root);
+    command
+        .env("RUSTFLAGS", run::loom_rustflags())
+        .args(["test", "--profile", "loom", "--target-dir"])
+        .arg(target)
+        .args([
+            "-p",
+            &package.name,
+            "--no-default-features",
+            "--test",
+            "loom",
+        ]);
+    let features = package.loom.as_deref().unwrap_or_default();
+    if !features.is_empty() {
+        command.args(["--features", &features.join(",")]);
+    }
+    command
+}
+
+fn one(
+    workspace: &Workspace,
+    package: &Package,
+    filter: Option<&str>,
+    deep: bool,
+    out: &mut Verdict,
+) -> Result<()> {
+    let name = &package.name;
+    let target = workspace.target.join("loom");
+    let again = format!("cargo xtask loom{}", if deep { " --deep" } else { "" });
+    // Built apart, so that the limit is on the models alone.
+    if !run::status(command(&workspace.root, &target, package).arg("--no-run"))? {
+        out.problems.push(format!(
+            "{name}: the models do not compile; put it right, then type `{again}`"
+        ));
+        return Ok(());
+    }
+    let mut command = command(&workspace.root, &target, package);
+    command.args(filter).args(["--", "--show-output"]);
+    if deep {
+        command.env("LOCKKIT_LOOM_BOUND", "4");
+    }
+    let ended = run::capture(command, Show::Live, LIMIT)?;
+    let sections = report::sections(&ended.text);
+    let models = report::models(&ended.text);
+    let sum = |count: fn(&report::Section) -> u64| sections.iter().map(count).sum::<u64>();
+    let (announced, passed, failed) = (sum(|s| s.announced), sum(|s| s.passed), sum(|s| s.failed));
+
+    let mut problem = |what: String| out.problems.push(format!("{name}: {what}"));
+    if ended.timed_out {
+        problem(format!(
+            "the models ran longer than {} minutes; make them smaller, or lower their bound",
+            LIMIT.as_secs() / 60
+        ));
+    } else if !ended.ok {
+        problem(format!(
+            "a model failed; what it says about its replay is above, and `{again} NAME` runs it alone"
+        ));
+    }
+    if filter.is_none() && announced == 0 {
+        problem("tests/loom/main.rs ran no test; write a model, or remove the file".to_owned());
+    } else if announced > 0 && models.is_empty() && ended.ok {
+        problem(
+            "no test printed a model's line; run the models through `lockkit_core::model`"
+                .to_owned(),
+        );
+    }
+    for model in models
+        .iter()
+        .filter(|model| !model.complete || model.executions == 0)
+    {
+        problem(format!(
+            "the model `{}` was cut short; set no limit on duration or permutations",
+            model.name
+        ));
+    }
+    let executions: u64 = models.iter().map(|model| model.executions).sum();
+    out.models += models.len();
+    out.executions += executions;
+    let died = announced.saturating_sub(passed + failed);
+    if announced > 0 {
+        out.rows.push(Row {
+            suite: format!(
+                "{name} loom ({} models, {executions} executions)",
+                models.len()
+            ),
+            passed,
+            failed: failed + died,
+            seconds: ended.seconds,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,422 @@
+//! `cargo xtask mutants`: each patch in `lockkit-test/mutants` breaks the code in a known way, and
+//! every check that it names has to notice.
+//!
+//! The work is done on a copy of the tree below the target folder, always the same one, so that a
+//! second run compiles little. A check must first pass, with at least one test, on the copy as it
+//! is; a broken copy that does not compile proves nothing and is an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::metadata::Workspace;
+use crate::patch::{self, Check, Patch};
+use crate::run::{self, Ended, Show};
+use crate::{Outcome, loom, needs, report};
+
+/// Compiling may take long on a cold machine, but not for ever.
+const BUILD_LIMIT: Duration = Duration::from_mins(30);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The mutants to run, such as `E1`; without any, all of them.
+    ids: Vec<String>,
+    /// How many seconds a check may take.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
+    needs::programs(false)?;
+    let workspace = Workspace::load()?;
+    let patches = chosen(&workspace.root, &args.ids)?;
+    let bench = Workbench::new(workspace)?;
+    let limit = Duration::from_secs(args.timeout);
+
+    let checks: BTreeSet<_> = patches.iter().flat_map(|patch| &patch.checks).collect();
+    println!(
+        "{} mutants, {} checks; first each check on the code as it is",
+        patches.len(),
+        checks.len()
+    );
+    for check in checks {
+        bench.baseline(check, limit)?;
+    }
+
+    let mut rows = Vec::new();
+    let mut problems = Vec::new();
+    for patch in &patches {
+        println!("\n{}", patch.file.display());
+        let undo = bench.apply(patch)?;
+        for check in &patch.checks {
+            let (verdict, seconds) = bench.judge(patch, check, limit)?;
+            println!("  {check}: {verdict}");
+            if let Some(problem) = verdict.problem(patch, check, args.timeout) {
+                problems.push(problem);
+            }
+            rows.push(vec![
+                patch.id.clone(),
+                check.to_string(),
+                verdict.to_string(),
+                format!("{seconds:.1}"),
+            ]);
+        }
+        undo.now()?;
+    }
+    print!(
+        "\n{}\n",
+        report::table(&["ID", "check", "verdict", "seconds"], &rows)
+    );
+    Ok(Outcome::of(
+        "mutants",
+        &problems,
+        &format!("{} killed by {} checks", patches.len(), rows.len()),
+    ))
+}
+
+/// The patches with these IDs; an unknown ID, or a patch that cannot be read, is an error.
+fn chosen(root: &Path, ids: &[String]) -> Result<Vec<Patch>> {
+    let mut patches = patch::all(root)?.into_iter().collect::<Result<Vec<_>>>()?;
+    ensure!(
+        !patches.is_empty(),
+        "there are no patches in {}",
+        patch::FOLDER
+    );
+    let known: Vec<_> = patches.iter().map(|patch| patch.id.clone()).collect();
+    for id in ids {
+        ensure!(
+            known.contains(id),
+            "there is no mutant {id}; there are {}",
+            known.join(", ")
+        );
+    }
+    patches.retain(|patch| ids.is_empty() || ids.contains(&patch.id));
+    Ok(patches)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Killed,
+    /// It hung, and that is how it shows.
+    KilledByHang,
+    Survived,
+    /// It hung, and nobody said that it would.
+    Hung,
+    /// It does not compile, so nothing was tried.
+    NoBuild,
+}
+
+impl Verdict {
+    fn problem(self, patch: &Patch, check: &Check, seconds: u64) -> Option<String> {
+        let file = patch.file.display();
+        match self {
+            Self::Killed | Self::KilledByHang => None,
+            Self::Survived => Some(format!(
+                "{file}: `{check}` does not notice it; sharpen that test"
+            )),
+            Self::Hung => Some(format!(
+                "{file}: `{check}` ran longer than {seconds} s; where hanging is how it shows, add `Hang: yes`"
+            )),
+            Self::NoBuild => Some(format!(
+                "{file}: with it `{check}` does not compile, see above; mend the patch"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Killed => "killed",
+            Self::KilledByHang => "killed (hang)",
+            Self::Survived => "SURVIVED",
+            Self::Hung => "TIMED OUT",
+            Self::NoBuild => "NO BUILD",
+        })
+    }
+}
+
+/// The copy of the tree, and where it is built.
+struct Workbench {
+    workspace: Workspace,
+    tree: PathBuf,
+    build: PathBuf,
+    /// Held for as long as the copy is in use.
+    _lock: File,
+}
+
+impl Workbench {
+    fn new(workspace: Workspace) -> Result<Self> {
+        let home = workspace.target.join("mutants");
+        fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+        let lock = File::create(home.join("lock")).context("cannot make the lock file")?;
+        if lock.try_lock().is_err() {
+            bail!(
+                "another `cargo xtask mutants` is under way in {}; wait for its end",
+                home.display()
+            );
+        }
+        let tree = home.join("tree");
+        mirror(&workspace.root, &tree).context("cannot copy the tree")?;
+        Ok(Self {
+            build: home.join("build"),
+            tree,
+            workspace,
+            _lock: lock,
+        })
+    }
+
+    /// Sees a check pass on the code as it is.
+    fn baseline(&self, check: &Check, limit: Duration) -> Result<()> {
+        let built = self.build(check)?;
+        if !built.ok {
+            bail!(
+                "`{check}` does not compile on the unbroken code:\n{}",
+                built.text
+            );
+        }
+        let ended = run::capture(self.command(check, false)?, Show::Live, limit)?;
+        let tests: u64 = report::sections(&ended.text)
+            .iter()
+            .map(|section| section.passed)
+            .sum();
+        ensure!(
+            !ended.timed_out,
+            "`{check}` runs longer than the limit on the unbroken code; see --timeout"
+        );
+        ensure!(
+            ended.ok,
+            "`{check}` fails on the unbroken code; put that right first"
+        );
+        ensure!(
+            tests > 0,
+            "`{check}` runs no test at all; mend the `Check:` line"
+        );
+        Ok(())
+    }
+
+    /// Runs a check on the broken copy.
+    fn judge(&self, patch: &Patch, check: &Check, limit: Duration) -> Result<(Verdict, f64)> {
+        let built = self.build(check)?;
+        if !built.ok {
+            println!("{}", built.text);
+            return Ok((Verdict::NoBuild, built.seconds));
+        }
+        let ended = run::capture(self.command(check, false)?, Show::Quiet, limit)?;
+        let verdict = match (ended.timed_out, ended.ok) {
+            (true, _) if patch.hang => Verdict::KilledByHang,
+            (true, _) => Verdict::Hung,
+            (false, true) => Verdict::Survived,
+            (false, false) => Verdict::Killed,
+        };
+        Ok((verdict, ended.seconds))
+    }
+
+    fn build(&self, check: &Check) -> Result<Ended> {
+        run::capture(self.command(check, true)?, Show::Quiet, BUILD_LIMIT)
+    }
+
+    fn command(&self, check: &Check, no_run: bool) -> Result<Command> {
+        let mut command = match check {
+            Check::Loom { package, .. } => {
+                let package = self.workspace.package(package);
+                let package =
+                    package.with_context(|| format!("`{check}`: there is no such crate"))?;
+                loom::command(&self.tree, &self.build.join("loom"), package)
+            }
+            Check::Test(_) => {
+                let mut command = run::cargo(&self.tree);
+                command
+                    .args(["test", "--target-dir"])
+                    .arg(self.build.join("test"));
+                command
+            }
+        };
+        // Before the check's own words, as these may hold a `--`.
+        if no_run {
+            command.arg("--no-run");
+        }
+        match check {
+            Check::Loom { filter, .. } => command.args(filter),
+            Check::Test(args) => command.args(args),
+        };
+        Ok(command)
+    }
+
+    fn apply(&self, patch: &Patch) -> Result<Undo> {
+        let undo = Undo::new(&self.tree, &patch.touched)?;
+        let mut git = run::git(&self.tree);
+        // The copy lies inside of a repository: git would look for the files at that one's root.
+        git.env(
+            "GIT_CEILING_DIRECTORIES",
+            self.tree.parent().unwrap_or(&self.tree),
+        )
+        .args(["apply", "--whitespace=nowarn"])
+        .arg(self.tree.join(&patch.file));
+        if !run::status(&mut git)? {
+            bail!(
+                "{} does not apply; make it anew from the code as it is",
+                patch.file.display()
+            );
+        }
+        ensure!(undo.changed()?, "{} changes nothing", patch.file.display());
+        Ok(undo)
+    }
+}
+
+/// The files that a patch touches, as they were. A run that is killed leaves them broken; the
+/// next run copies the tree anew before it does anything.
+struct Undo {
+    files: BTreeMap<PathBuf, Option<Vec<u8>>>,
+}
+
+impl Undo {
+    fn new(tree: &Path, touched: &[PathBuf]) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        for path in touched {
+            let path = tree.join(path);
+            let content = content(&path)?;
+            files.insert(path, content);
+        }
+        Ok(Self { files })
+    }
+
+    fn changed(&self) -> Result<bool> {
+        for (path, before) in &self.files {
+            if content(path)? != *before {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writing gives the files a new time, by which cargo sees that they changed.
+    fn now(self) -> Result<()> {
+        for (path, before) in self.files {
+            match before {
+                Some(bytes) => fs::write(&path, bytes),
+                None => fs::remove_file(&path),
+            }
+            .with_context(|| format!("cannot restore {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A file's bytes, or nothing if there is no such file.
+fn content(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Makes `to` hold what is tracked, or not ignored, in `from`. A file that is the same already is
+/// left alone, so that cargo does not compile it again.
+fn mirror(from: &Path, to: &Path) -> Result<()> {
+    let listed = run::stdout_of(run::git(from).args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
+    let mut wanted = BTreeSet::new();
+    for name in listed.split_terminator('\0') {
+        // A tracked file that was deleted is listed all the same.
+        let Some(bytes) = content(&from.join(name))? else {
+            continue;
+        };
+        let copy = to.join(name);
+        if content(&copy)?.as_ref() != Some(&bytes) {
+            fs::create_dir_all(copy.parent().unwrap_or(to))?;
+            fs::write(&copy, bytes)?;
+        }
+        wanted.insert(copy);
+    }
+    prune(to, &wanted)
+}
+
+/// Removes the files that are not wanted, and the folders that this empties.
+fn prune(folder: &Path, wanted: &BTreeSet<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            prune(&path, wanted)?;
+            if fs::read_dir(&path)?.next().is_none() {
+                fs::remove_dir(&path)?;
+            }
+        // The copy gets a lock file of its own if the tree has none.
+        } else if !wanted.contains(&path) && path.file_name() != Some(OsStr::new("Cargo.lock")) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("xtask-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn undoing_restores_what_was_changed_added_and_removed() {
+        let folder = scratch("undo");
+        fs::write(folder.join("changed"), "1").unwrap();
+        fs::write(folder.join("removed"), "2").unwrap();
+        let touched = ["changed", "added", "removed"].map(PathBuf::from);
+        let undo = Undo::new(&folder, &touched).unwrap();
+        assert!(!undo.changed().unwrap());
+        fs::write(folder.join("changed"), "x").unwrap();
+        fs::write(folder.join("added"), "x").unwrap();
+        fs::remove_file(folder.join("removed")).unwrap();
+        assert!(undo.changed().unwrap());
+        undo.now().unwrap();
+        let now = touched
+            .each_ref()
+            .map(|name| fs::read_to_string(folder.join(name)).ok());
+        assert_eq!(now, [Some("1".to_owned()), None, Some("2".to_owned())]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_mirror_follows_the_tree_and_leaves_equal_files_alone() {
+        let folder = scratch("mirror");
+        let (from, to) = (folder.join("from"), folder.join("to"));
+        fs::create_dir_all(from.join("a")).unwrap();
+        assert!(run::status(run::git(&from).args(["init", "--quiet"])).unwrap());
+        fs::write(from.join("a/kept"), "1").unwrap();
+        fs::write(from.join("gone"), "2").unwrap();
+        fs::write(from.join(".gitignore"), "ignored\n").unwrap();
+        fs::write(from.join("ignored"), "3").unwrap();
+        mirror(&from, &to).unwrap();
+        assert!(to.join("gone").exists() && !to.join("ignored").exists());
+
+        let time = |path: &str| fs::metadata(to.join(path)).unwrap().modified().unwrap();
+        let before = time("a/kept");
+        fs::remove_file(from.join("gone")).unwrap();
+        fs::write(to.join(".gitignore"), "broken by a mutant").unwrap();
+        mirror(&from, &to).unwrap();
+        assert_eq!(time("a/kept"), before);
+        assert!(!to.join("gone").exists());
+        assert_eq!(
+            fs::read_to_string(to.join(".gitignore")).unwrap(),
+            "ignored\n"
+        );
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,127 @@
+//! What the checks need beside Rust, and how to get it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run;
+
+/// A program that tests start or that builds need.
+struct Program {
+    name: &'static str,
+    /// Debian's package with it.
+    package: &'static str,
+    /// Who needs it, and for what.
+    why: &'static str,
+}
+
+const PROGRAMS: [Program; 3] = [
+    Program {
+        name: "cc",
+        package: "gcc",
+        why: "every build: the linker, and the bundled SQLite",
+    },
+    Program {
+        name: "setpriv",
+        package: "util-linux",
+        why: "tests with child processes: no child outlives a killed test",
+    },
+    Program {
+        name: "git",
+        package: "git",
+        why: "tidy and mutants: the list of files, and patches",
+    },
+];
+
+/// Sees to it that the programs are there: installs them where that needs no question, else says
+/// what to type. Never goes on without.
+pub(crate) fn programs(install: bool) -> Result<()> {
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|program| !in_path(program.name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for program in &missing {
+        println!("`{}` is missing; it is for {}", program.name, program.why);
+    }
+    let packages: Vec<_> = missing.iter().map(|program| program.package).collect();
+    let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    let by_hand = format!(
+        "apt-get update && {}apt-get install -y --no-install-recommends {}",
+        if root { "" } else { "sudo " },
+        packages.join(" ")
+    );
+    if !(root || ci || install) {
+        bail!("type `sudo {by_hand}`, or run this again with --install");
+    }
+    let apt_get = || {
+        let mut command = if root {
+            Command::new("apt-get")
+        } else {
+            let mut sudo = Command::new("sudo");
+            // Without a person at the keyboard a question would wait for ever.
+            if !install {
+                sudo.arg("-n");
+            }
+            sudo.arg("apt-get");
+            sudo
+        };
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    let installed = run::status(apt_get().arg("update"))?
+        && run::status(
+            apt_get()
+                .args(["install", "-y", "--no-install-recommends"])
+                .args(&packages),
+        )?;
+    if !installed || missing.iter().any(|program| !in_path(program.name)) {
+        bail!(
+            "could not install {}; by hand it is `{by_hand}`",
+            packages.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Sees to it that a component of the toolchain is there.
+pub(crate) fn component(subcommand: &str, component: &str) -> Result<()> {
+    let there = run::cargo(Path::new("."))
+        .args([subcommand, "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !there {
+        bail!("`cargo {subcommand}` is missing; type `rustup component add {component}`");
+    }
+    Ok(())
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_in_the_path_or_not_at_all() {
+        assert!(in_path("sh"));
+        assert!(!in_path("no-such-program-anywhere"));
+    }
+
+    #[test]
+    fn a_missing_component_is_an_error_that_says_what_to_type() {
+        let error = component("no-such-subcommand", "thing")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("rustup component add thing"), "{error}");
+    }
+}
