@@ -186,6 +186,8 @@ const WAITERS: usize = 0b10;
 /// One permit.
 const PERMIT: usize = 0b100;
 
+const POLLED_AGAIN: &str = "a request for permits was polled after its result";
+
 /// What a future asks for, and how far it has come.
 #[derive(Debug)]
 struct Request {
@@ -580,8 +582,8 @@ impl Semaphore {
 
     /// Serves the front of the queue for as long as that is possible, then unlocks.
     fn serve<'a>(&'a self, mut queue: MutexGuard<'a, WaitQueue>) {
+        let mut woken = WakeBatch::new();
         loop {
-            let mut woken = WakeBatch::new();
             let more = self.serve_batch(&mut queue, &mut woken);
             drop(queue);
             woken.wake();
@@ -603,12 +605,12 @@ impl Semaphore {
             // before that release gets the lock; the waiter then learns of it through the mutex.
             let word = Word(self.word.load(Ordering::Acquire));
             if word.is_closed() {
-                woken.push(queue.refuse_front());
+                woken.extend(queue.refuse_front());
             } else if word.free() >= asked {
                 // Ordering: Relaxed; what it stands for was acquired by the load. The permits cannot have
                 // become fewer since, as nobody else takes while the bit is set.
                 self.word.fetch_sub(asked * PERMIT, Ordering::Relaxed);
-                woken.push(queue.grant_front());
+                woken.extend(queue.grant_front());
             } else {
                 return false;
             }
@@ -727,8 +729,6 @@ impl Word {
         self.0 / PERMIT
     }
 }
-
-const POLLED_AGAIN: &str = "a request for permits was polled after its result";
 
 impl Request {
     fn new(asked: usize) -> Self {

@@ -6,6 +6,8 @@
 
 use std::task::Waker;
 
+use smallvec::SmallVec;
+
 /// How many wakers are taken out for one hold of the lock.
 #[cfg(not(lockkit_loom))]
 const BATCH: usize = 32;
@@ -185,33 +187,25 @@ impl WaitQueue {
     }
 }
 
-/// Wakers on their way out of the lock.
-pub(crate) struct WakeBatch {
-    wakers: [Option<Waker>; BATCH],
-    len: usize,
-}
+/// Wakers on their way out of the lock. On the stack, and cheap to make when only one is taken.
+pub(crate) struct WakeBatch(SmallVec<[Waker; BATCH]>);
 
 impl WakeBatch {
     pub(crate) fn new() -> Self {
-        Self {
-            wakers: [const { None }; BATCH],
-            len: 0,
-        }
+        Self(SmallVec::new())
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.len == BATCH
+        self.0.len() == BATCH
     }
 
-    /// Adds to a batch that is not full.
-    pub(crate) fn push(&mut self, waker: Option<Waker>) {
-        self.wakers[self.len] = waker;
-        self.len += 1;
+    pub(crate) fn extend(&mut self, waker: Option<Waker>) {
+        self.0.extend(waker);
     }
 
-    /// Call it without the lock.
-    pub(crate) fn wake(self) {
-        for waker in self.wakers.into_iter().take(self.len).flatten() {
+    /// Call it without the lock. Leaves the batch empty.
+    pub(crate) fn wake(&mut self) {
+        for waker in self.0.drain(..) {
             waker.wake();
         }
     }
