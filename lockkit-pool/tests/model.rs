@@ -419,8 +419,8 @@ fn compare(model: &Model, real: &Real) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Mutant: E13a (a panic keeps the place), E14a and E14c (a drain that does not wait), E16 (a task ends
-    /// with its handle), E30 (a cancelled task is counted as done).
+    /// Mutant: E13a (a panic keeps the place), E13b (a panic leaves the task), E14a (a drain does not wait), E16
+    /// (a task ends with its handle), E30 (a cancelled task is counted as done).
     #[test]
     fn a_pool_does_what_its_model_does(workers in 1..4_usize, steps in vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -185,11 +185,11 @@ fn a_pool_needs_between_one_worker_and_the_limit() {
 #[tokio::test]
 async fn a_panic_is_one_tasks_outcome_and_frees_its_place() {
     let pool = pool(1);
-    let text = pool.spawn(async { panic!("plain") }).await.unwrap();
+    let text = pool.try_spawn(async { panic!("plain") }).unwrap();
     assert_eq!(message::<()>(text.await), "plain");
-    let formatted = pool.spawn(async { panic!("number {}", 7) }).await.unwrap();
+    let formatted = pool.try_spawn(async { panic!("number {}", 7) }).unwrap();
     assert_eq!(message::<()>(formatted.await), "number 7");
-    let strange = pool.spawn(async { panic_any(7) }).await.unwrap();
+    let strange = pool.try_spawn(async { panic_any(7) }).unwrap();
     assert_eq!(message::<()>(strange.await), "(the payload is not text)");
     let executed = pool.execute(async { panic!("in the caller's task") }).await;
     assert_eq!(message::<()>(executed.unwrap()), "in the caller's task");
@@ -288,6 +288,7 @@ async fn a_result_nobody_waits_for_may_panic_when_dropped() {
 
 // Handles.
 
+/// Mutant: E30 (a cancelled task is counted as done).
 #[tokio::test]
 async fn an_aborted_task_is_dropped_and_frees_its_place() {
     let pool = pool(1);
@@ -677,6 +678,7 @@ async fn a_slot_held_at_the_closing_can_still_be_used() {
     );
 }
 
+/// Mutant: E25 (a slot starts after the deadline).
 #[tokio::test(start_paused = true)]
 async fn a_slot_that_is_never_used_holds_a_drain_up_to_its_deadline_only() {
     let pool = pool(1);
