@@ -9,11 +9,13 @@
 //! | prove that no job was lost, invented or completed twice | [`total_queue`] |
 //!
 //! The modules are public, unlike elsewhere in the workspace, because names such as
-//! [`total_queue::check`] need their module to be read. Nothing here depends on another crate of
-//! the workspace.
+//! [`total_queue::check`] need their module to be read. Without the feature `queue`, nothing here
+//! depends on another crate of the workspace.
 
 pub mod cancel;
 pub mod child;
 pub mod history;
+#[cfg(feature = "queue")]
+pub mod queue;
 pub mod total_queue;
 pub mod wake;

@@ -23,8 +23,7 @@ use std::time::{Duration, Instant};
 
 use lockkit_core::sync::Mutex;
 
-use super::store::AckBatch;
-use super::{Ack, ClaimedJob, Settlement, Verdict};
+use super::{Ack, AckBatch, ClaimedJob, Settlement, Verdict};
 
 pub(crate) struct Claims {
     limits: Limits,

@@ -177,7 +177,6 @@ pub(crate) fn check_batch(field: &'static str, n: usize) -> Result<(), Error> {
 /// `(id, epoch)` is the right to write: the store accepts an [`Ack`] only while the job is
 /// still claimed under both, by a session whose lease is not over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct ClaimedJob {
     /// The job.
     pub id: JobId,

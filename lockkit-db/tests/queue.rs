@@ -1,0 +1,9 @@
+//! The conformance suite of job stores, on every store.
+
+mod memory {
+    lockkit_test::queue_conformance!(async { lockkit_test::queue::MemoryBench::new() });
+}
+
+mod sqlite {
+    lockkit_test::queue_conformance!(lockkit_test::queue::SqliteBench::new());
+}

@@ -1,0 +1,130 @@
+//! A store to test, with a clock that the test turns.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockkit_db::queue::{JobStore, MemoryStore, SqliteOptions, SqliteStore};
+use lockkit_db::sqlx::{self, Connection as _, SqliteConnection};
+use tempfile::TempDir;
+
+/// An empty store of its own, whose clock stands still until it is turned.
+pub trait Bench: Send + Sync + 'static {
+    /// The store under test.
+    type Store: JobStore;
+
+    /// The store.
+    fn store(&self) -> &Arc<Self::Store>;
+
+    /// Another handle on the same jobs, as another process would have it.
+    fn second(&self) -> impl Future<Output = Arc<Self::Store>> + Send;
+
+    /// Turns the store's clock forward.
+    fn advance(&self, by: Duration) -> impl Future<Output = ()> + Send;
+}
+
+/// The store in memory.
+pub struct MemoryBench(Arc<MemoryStore>);
+
+/// The store on a SQLite file in a temporary folder.
+pub struct SqliteBench {
+    store: Arc<SqliteStore>,
+    clock: tokio::sync::Mutex<SqliteConnection>,
+    folder: TempDir,
+}
+
+impl MemoryBench {
+    /// A new one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(MemoryStore::new()))
+    }
+}
+
+impl Default for MemoryBench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bench for MemoryBench {
+    type Store = MemoryStore;
+
+    fn store(&self) -> &Arc<MemoryStore> {
+        &self.0
+    }
+
+    async fn second(&self) -> Arc<MemoryStore> {
+        Arc::clone(&self.0)
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.0.advance(by);
+    }
+}
+
+impl SqliteBench {
+    /// A new file, whose view of the time is replaced by a table with one row.
+    ///
+    /// # Panics
+    /// If there is no room for a file.
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("jobs.db");
+        let store = open(&folder).await;
+        let url = format!("sqlite://{}", path.display());
+        let mut clock = SqliteConnection::connect(&url)
+            .await
+            .expect("the file is there");
+        let swap = "BEGIN IMMEDIATE;
+             CREATE TABLE test_clock (ms INTEGER NOT NULL);
+             INSERT INTO test_clock VALUES (0);
+             DROP VIEW lockkit_now;
+             CREATE VIEW lockkit_now AS SELECT ms FROM test_clock;
+             COMMIT";
+        sqlx::raw_sql(swap)
+            .execute(&mut clock)
+            .await
+            .expect("the clock can be replaced");
+        Self {
+            store: Arc::new(store),
+            clock: tokio::sync::Mutex::new(clock),
+            folder,
+        }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("jobs.db")
+    }
+}
+
+async fn open(folder: &TempDir) -> SqliteStore {
+    let options = SqliteOptions::new(folder.path().join("jobs.db"));
+    SqliteStore::open_with(options)
+        .await
+        .expect("a new file can be opened")
+}
+
+impl Bench for SqliteBench {
+    type Store = SqliteStore;
+
+    fn store(&self) -> &Arc<SqliteStore> {
+        &self.store
+    }
+
+    async fn second(&self) -> Arc<SqliteStore> {
+        Arc::new(open(&self.folder).await)
+    }
+
+    async fn advance(&self, by: Duration) {
+        let ms = i64::try_from(by.as_millis()).expect("a test's times are short");
+        let mut clock = self.clock.lock().await;
+        sqlx::query("UPDATE test_clock SET ms = ms + ?1")
+            .bind(ms)
+            .execute(&mut *clock)
+            .await
+            .expect("the clock can be turned");
+    }
+}

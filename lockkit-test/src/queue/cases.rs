@@ -1,0 +1,731 @@
+//! What every job store has to do, a case each.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockkit_db::Error;
+use lockkit_db::queue::{
+    Ack, AckBatch, ClaimSpec, ClaimedJob, JobId, JobStore, MAX_BATCH, MAX_NAME, MAX_PAYLOAD,
+    NewJob, Renewal, Session, SessionSpec, Settlement, Verdict,
+};
+
+use super::Bench;
+
+const LEASE: Duration = Duration::from_secs(10);
+const MS: Duration = Duration::from_millis(1);
+const NONE: JobId = JobId(0);
+
+/// A worker by hand.
+struct Hand<S> {
+    store: Arc<S>,
+    session: Session,
+    seq: u64,
+}
+
+impl<S: JobStore> Hand<S> {
+    async fn new(store: &Arc<S>, name: &str) -> Self {
+        let spec = SessionSpec {
+            worker: name.into(),
+            host: "here".into(),
+            lease: LEASE,
+        };
+        let session = store.open_session(&spec).await.unwrap();
+        Self {
+            store: Arc::clone(store),
+            session,
+            seq: 0,
+        }
+    }
+
+    async fn claim(&self, n: usize) -> Vec<ClaimedJob> {
+        let spec = ClaimSpec::new("q", n);
+        self.store
+            .exchange(&self.session, None, Some(&spec))
+            .await
+            .unwrap()
+            .claimed
+    }
+
+    async fn settle(&mut self, acks: Vec<Ack>) -> Vec<Settlement> {
+        self.seq += 1;
+        let batch = AckBatch {
+            seq: self.seq,
+            acks,
+        };
+        self.store
+            .exchange(&self.session, Some(&batch), None)
+            .await
+            .unwrap()
+            .settled
+    }
+
+    async fn end(&mut self, job: &ClaimedJob, verdict: Verdict) -> Settlement {
+        self.settle(vec![Ack::new(job, verdict)]).await[0]
+    }
+}
+
+fn job() -> NewJob {
+    NewJob::new("kind", b"payload".to_vec())
+}
+
+async fn enqueue<S: JobStore>(store: &Arc<S>, n: usize) -> Vec<JobId> {
+    store.enqueue("q", &vec![job(); n]).await.unwrap()
+}
+
+fn ids(jobs: &[ClaimedJob]) -> Vec<JobId> {
+    jobs.iter().map(|job| job.id).collect()
+}
+
+fn retry(delay: Duration) -> Verdict {
+    Verdict::Retry {
+        delay,
+        error: "it failed".into(),
+    }
+}
+
+#[allow(missing_docs, reason = "the names of the cases are their claims")]
+mod all {
+    #[allow(clippy::wildcard_imports, reason = "one module in two halves")]
+    use super::*;
+
+    pub async fn a_job_goes_to_one_session<B: Bench>(bench: B) {
+        let (here, there) = (bench.store(), bench.second().await);
+        let enqueued = enqueue(here, 10).await;
+        let (a, b) = (Hand::new(here, "a").await, Hand::new(&there, "b").await);
+        let (first, second) = tokio::join!(a.claim(7), b.claim(7));
+        let mut all = [ids(&first), ids(&second)].concat();
+        all.sort();
+        assert_eq!(all, enqueued, "each job once, and all of them");
+        assert!(a.claim(1).await.is_empty());
+    }
+
+    pub async fn claims_follow_priority_then_time_then_id<B: Bench>(bench: B) {
+        let store = bench.store();
+        let late = store
+            .enqueue("q", &[job().priority(5), job().after(MS)])
+            .await
+            .unwrap();
+        bench.advance(MS * 5).await;
+        let then = store
+            .enqueue("q", &[job(), job().priority(-5), job()])
+            .await
+            .unwrap();
+        store.upkeep().await.unwrap();
+        let a = Hand::new(store, "a").await;
+        assert_eq!(
+            ids(&a.claim(10).await),
+            [then[1], late[1], then[0], then[2], late[0]]
+        );
+    }
+
+    pub async fn a_claim_gets_at_most_what_it_asked_for<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 10).await;
+        let a = Hand::new(store, "a").await;
+        assert_eq!(a.claim(3).await.len(), 3);
+        assert_eq!(a.claim(1).await.len(), 1);
+        assert_eq!(a.claim(MAX_BATCH).await.len(), 6);
+    }
+
+    pub async fn queues_do_not_mix<B: Bench>(bench: B) {
+        let store = bench.store();
+        let other = store.enqueue("other", &[job()]).await.unwrap();
+        let mine = enqueue(store, 1).await;
+        let a = Hand::new(store, "a").await;
+        assert_eq!(ids(&a.claim(10).await), mine);
+        let spec = ClaimSpec::new("other", 10);
+        let claimed = store
+            .exchange(&a.session, None, Some(&spec))
+            .await
+            .unwrap()
+            .claimed;
+        assert_eq!(ids(&claimed), other);
+    }
+
+    pub async fn an_old_epoch_is_stale_even_from_the_same_session<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 1).await;
+        let mut a = Hand::new(store, "a").await;
+        let first = a.claim(1).await.remove(0);
+        assert_eq!(
+            a.end(&first, retry(Duration::ZERO)).await,
+            Settlement::Accepted
+        );
+        let second = a.claim(1).await.remove(0);
+        assert_eq!((second.id, second.attempt), (first.id, 2));
+        assert!(second.epoch > first.epoch);
+        // Mutant C4: the session and the job are the same, only the claim is another.
+        for verdict in [Verdict::Done { result: None }, retry(MS), Verdict::Release] {
+            assert_eq!(a.end(&first, verdict).await, Settlement::Stale);
+        }
+        let dead = Verdict::Dead {
+            error: "late".into(),
+        };
+        assert_eq!(a.end(&first, dead).await, Settlement::Stale);
+        assert_eq!(
+            a.end(&second, Verdict::Done { result: None }).await,
+            Settlement::Accepted
+        );
+        assert_eq!(store.stats().await.unwrap().workers[0].done, 1);
+    }
+
+    pub async fn another_session_cannot_settle<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 1).await;
+        let (mut a, mut b) = (Hand::new(store, "a").await, Hand::new(store, "b").await);
+        let claimed = a.claim(1).await.remove(0);
+        assert_eq!(
+            b.end(&claimed, Verdict::Done { result: None }).await,
+            Settlement::Stale
+        );
+        assert_eq!(b.end(&claimed, Verdict::Release).await, Settlement::Stale);
+        assert_eq!(
+            a.end(&claimed, Verdict::Done { result: None }).await,
+            Settlement::Accepted
+        );
+        assert_eq!(
+            a.end(&claimed, Verdict::Done { result: None }).await,
+            Settlement::Stale
+        );
+    }
+
+    pub async fn at_the_instant_its_lease_ends_a_session_is_lost_for_everyone<B: Bench>(bench: B) {
+        // Mutant C9: heartbeat and reaper both accept this instant.
+        let store = bench.store();
+        enqueue(store, 2).await;
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(2).await;
+        bench.advance(LEASE - MS).await;
+        assert_eq!(store.upkeep().await.unwrap().requeued, 0);
+        assert_eq!(
+            a.end(&claimed[0], Verdict::Done { result: None }).await,
+            Settlement::Accepted
+        );
+        bench.advance(MS).await;
+        assert_eq!(store.renew(&a.session).await.unwrap(), Renewal::Lost);
+        assert_eq!(
+            a.end(&claimed[1], Verdict::Done { result: None }).await,
+            Settlement::Stale
+        );
+        assert!(a.claim(1).await.is_empty());
+        assert_eq!(store.upkeep().await.unwrap().requeued, 1);
+        let b = Hand::new(store, "b").await;
+        assert_eq!(b.claim(2).await[0].attempt, 2);
+    }
+
+    pub async fn a_renewed_lease_goes_on_and_a_lost_one_does_not_come_back<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 1).await;
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(1).await.remove(0);
+        for _ in 0..3 {
+            bench.advance(LEASE - MS).await;
+            assert_eq!(store.renew(&a.session).await.unwrap(), Renewal::Renewed);
+        }
+        bench.advance(LEASE + MS).await;
+        // Mutant C8: nobody has reaped yet, and still it is too late.
+        assert_eq!(store.renew(&a.session).await.unwrap(), Renewal::Lost);
+        assert_eq!(
+            a.end(&claimed, Verdict::Done { result: None }).await,
+            Settlement::Stale
+        );
+        assert_eq!(store.upkeep().await.unwrap().requeued, 1);
+        assert_eq!(store.renew(&a.session).await.unwrap(), Renewal::Lost);
+    }
+
+    pub async fn a_job_that_loses_its_workers_is_dead_after_its_last_attempt<B: Bench>(bench: B) {
+        let store = bench.store();
+        store.enqueue("q", &[job().max_attempts(3)]).await.unwrap();
+        for attempt in 1..=3 {
+            let a = Hand::new(store, "a").await;
+            // Mutant C6: the attempt is counted here, as nobody is left to count it later.
+            assert_eq!(a.claim(1).await[0].attempt, attempt);
+            bench.advance(LEASE).await;
+            let upkeep = store.upkeep().await.unwrap();
+            // Mutant C16: one attempt more or less.
+            let last = attempt == 3;
+            assert_eq!(
+                (upkeep.requeued, upkeep.buried),
+                (u64::from(!last), u64::from(last))
+            );
+        }
+        let dead = store.dead(NONE, 10).await.unwrap();
+        assert_eq!((dead.len(), dead[0].attempt), (1, 3));
+        assert_eq!(dead[0].error, "the worker was lost while it ran attempt 3");
+        assert_eq!(dead[0].payload, b"payload");
+    }
+
+    pub async fn a_failed_job_rests_then_runs_again_then_dies<B: Bench>(bench: B) {
+        let store = bench.store();
+        store.enqueue("q", &[job().max_attempts(2)]).await.unwrap();
+        let mut a = Hand::new(store, "a").await;
+        let first = a.claim(1).await.remove(0);
+        assert_eq!(a.end(&first, retry(MS * 100)).await, Settlement::Accepted);
+        assert!(a.claim(1).await.is_empty());
+        bench.advance(MS * 99).await;
+        assert_eq!(store.upkeep().await.unwrap().next_due, Some(MS));
+        assert!(a.claim(1).await.is_empty());
+        bench.advance(MS).await;
+        assert_eq!(store.upkeep().await.unwrap().promoted, 1);
+        let second = a.claim(1).await.remove(0);
+        assert_eq!((second.attempt, second.max_attempts), (2, 2));
+        assert_eq!(a.end(&second, retry(MS * 100)).await, Settlement::Accepted);
+        let dead = store.dead(NONE, 10).await.unwrap();
+        assert_eq!(
+            (dead[0].id, &*dead[0].error, dead[0].attempt),
+            (first.id, "it failed", 2)
+        );
+        let stats = store.stats().await.unwrap();
+        assert_eq!(
+            (stats.workers[0].retried, stats.workers[0].dead, stats.dead),
+            (1, 1, 1)
+        );
+        assert_eq!((stats.ready, stats.scheduled, stats.claimed), (0, 0, 0));
+    }
+
+    pub async fn a_hopeless_job_dies_at_once<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 1).await;
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(1).await.remove(0);
+        let error = "no such photo\ncaused by: it was \"deleted\" \u{1f5bc}";
+        let verdict = Verdict::Dead {
+            error: error.into(),
+        };
+        assert_eq!(a.end(&claimed, verdict).await, Settlement::Accepted);
+        assert_eq!(store.dead(NONE, 10).await.unwrap()[0].error, error);
+        assert!(
+            store.dead(claimed.id, 10).await.unwrap().is_empty(),
+            "the list goes on after it"
+        );
+    }
+
+    pub async fn a_job_given_back_costs_no_attempt<B: Bench>(bench: B) {
+        let store = bench.store();
+        store.enqueue("q", &[job().max_attempts(1)]).await.unwrap();
+        let mut a = Hand::new(store, "a").await;
+        for verdict in [
+            Verdict::Release,
+            Verdict::Snooze { delay: MS },
+            Verdict::Release,
+        ] {
+            let claimed = a.claim(1).await.remove(0);
+            assert_eq!(claimed.attempt, 1);
+            assert_eq!(a.end(&claimed, verdict).await, Settlement::Accepted);
+            bench.advance(MS).await;
+            store.upkeep().await.unwrap();
+        }
+        let stats = store.stats().await.unwrap();
+        assert_eq!(
+            (
+                stats.workers[0].released,
+                stats.workers[0].retried,
+                stats.ready
+            ),
+            (2, 1, 1)
+        );
+    }
+
+    pub async fn results_are_kept_and_listed<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 3).await;
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(3).await;
+        bench.advance(MS * 7).await;
+        let active = store.active(NONE, 2).await.unwrap();
+        assert_eq!(
+            active.iter().map(|job| job.id).collect::<Vec<_>>(),
+            ids(&claimed[..2])
+        );
+        assert_eq!(
+            (active[0].worker.as_deref(), active[0].since),
+            (Some("a"), MS * 7)
+        );
+        assert_eq!(
+            (&*active[0].queue, &*active[0].kind, active[0].attempt),
+            ("q", "kind", 1)
+        );
+        assert_eq!(store.active(claimed[1].id, 2).await.unwrap().len(), 1);
+
+        let result = (0..=255).collect::<Vec<u8>>();
+        let kept = Verdict::Done {
+            result: Some(result.clone()),
+        };
+        let empty = Verdict::Done {
+            result: Some(Vec::new()),
+        };
+        let acks = vec![
+            Ack::new(&claimed[0], kept).busy(MS * 3),
+            Ack::done(&claimed[1]).busy(MS * 4),
+            Ack::new(&claimed[2], empty),
+        ];
+        assert_eq!(a.settle(acks).await, [Settlement::Accepted; 3]);
+        let completed = store.completed(NONE, 10).await.unwrap();
+        let listed: Vec<_> = completed.iter().map(|job| job.id).collect();
+        assert_eq!(listed, [claimed[0].id, claimed[2].id]);
+        assert_eq!((&completed[0].result, completed[0].busy), (&result, MS * 3));
+        assert_eq!((&*completed[0].worker, completed[0].attempt), ("a", 1));
+        assert!(completed[1].result.is_empty());
+        assert_eq!(store.completed(claimed[0].id, 10).await.unwrap().len(), 1);
+        assert!(store.active(NONE, 10).await.unwrap().is_empty());
+        let stats = store.stats().await.unwrap();
+        assert_eq!(
+            (stats.kept, stats.workers[0].done, stats.workers[0].busy),
+            (2, 3, MS * 7)
+        );
+    }
+
+    pub async fn a_batch_sent_again_is_answered_alike_and_done_once<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 3).await;
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(3).await;
+        assert_eq!(
+            a.end(&claimed[1], Verdict::Release).await,
+            Settlement::Accepted
+        );
+        let acks = vec![
+            Ack::new(
+                &claimed[0],
+                Verdict::Done {
+                    result: Some(b"r".to_vec()),
+                },
+            ),
+            Ack::done(&claimed[1]),
+            Ack::new(&claimed[2], retry(MS)),
+        ];
+        let batch = AckBatch { seq: 7, acks };
+        let answer = [
+            Settlement::Accepted,
+            Settlement::Stale,
+            Settlement::Accepted,
+        ];
+        for _ in 0..3 {
+            let again = store
+                .exchange(&a.session, Some(&batch), None)
+                .await
+                .unwrap();
+            assert_eq!(again.settled, answer);
+        }
+        let stats = store.stats().await.unwrap();
+        let worker = &stats.workers[0];
+        assert_eq!(
+            (worker.done, worker.retried, worker.released, stats.kept),
+            (1, 1, 1, 1)
+        );
+        assert_eq!((stats.ready, stats.scheduled), (1, 1));
+    }
+
+    pub async fn a_stale_entry_harms_no_other<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 4).await;
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(4).await;
+        let mut acks: Vec<Ack> = claimed.iter().map(Ack::done).collect();
+        acks[1].epoch = lockkit_core::Fence::MAX;
+        acks[2].id = JobId(999_999);
+        let settled = a.settle(acks).await;
+        use Settlement::{Accepted, Stale};
+        assert_eq!(settled, [Accepted, Stale, Stale, Accepted]);
+        assert_eq!(store.stats().await.unwrap().claimed, 2);
+        assert_eq!(a.end(&claimed[1], Verdict::Release).await, Accepted);
+    }
+
+    pub async fn one_exchange_settles_and_then_claims<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 2).await;
+        let a = Hand::new(store, "a").await;
+        let first = a.claim(1).await.remove(0);
+        let batch = AckBatch {
+            seq: 1,
+            acks: vec![Ack::new(&first, Verdict::Release)],
+        };
+        let spec = ClaimSpec::new("q", 5);
+        let exchange = store
+            .exchange(&a.session, Some(&batch), Some(&spec))
+            .await
+            .unwrap();
+        assert_eq!(exchange.settled, [Settlement::Accepted]);
+        assert_eq!(
+            exchange.claimed.len(),
+            2,
+            "what was just given back can be claimed"
+        );
+        // Sent again, the acknowledgement is answered, and the claim finds what is left.
+        let again = store
+            .exchange(&a.session, Some(&batch), Some(&spec))
+            .await
+            .unwrap();
+        assert_eq!(
+            (again.settled, again.claimed.len()),
+            (vec![Settlement::Accepted], 0)
+        );
+    }
+
+    pub async fn a_lost_session_claims_nothing<B: Bench>(bench: B) {
+        let store = bench.store();
+        let a = Hand::new(store, "a").await;
+        enqueue(store, 1).await;
+        bench.advance(LEASE).await;
+        assert!(a.claim(1).await.is_empty());
+        store.upkeep().await.unwrap();
+        assert!(a.claim(1).await.is_empty());
+        let stats = store.stats().await.unwrap();
+        assert_eq!(
+            (
+                stats.ready,
+                stats.workers[0].sessions,
+                stats.workers[0].live
+            ),
+            (1, 1, 0)
+        );
+    }
+
+    pub async fn a_restarted_worker_of_the_same_name_hides_nothing<B: Bench>(bench: B) {
+        // Mutant C17: orphans are told by the worker's name.
+        let store = bench.store();
+        enqueue(store, 1).await;
+        let mut old = Hand::new(store, "same").await;
+        let claimed = old.claim(1).await.remove(0);
+        bench.advance(LEASE / 2).await;
+        let mut new = Hand::new(store, "same").await;
+        assert_eq!(
+            new.end(&claimed, Verdict::Done { result: None }).await,
+            Settlement::Stale
+        );
+        bench.advance(LEASE / 2).await;
+        assert_eq!(store.upkeep().await.unwrap().requeued, 1);
+        let again = new.claim(1).await.remove(0);
+        assert_eq!(
+            old.end(&claimed, Verdict::Done { result: None }).await,
+            Settlement::Stale
+        );
+        assert_eq!(
+            new.end(&again, Verdict::Done { result: None }).await,
+            Settlement::Accepted
+        );
+        let workers = store.stats().await.unwrap().workers;
+        assert_eq!(
+            (
+                workers.len(),
+                workers[0].sessions,
+                workers[0].live,
+                workers[0].done
+            ),
+            (1, 2, 1, 1)
+        );
+    }
+
+    pub async fn closing_a_session_gives_back_what_it_holds<B: Bench>(bench: B) {
+        let store = bench.store();
+        store
+            .enqueue("q", &[job(), job().max_attempts(1)])
+            .await
+            .unwrap();
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(2).await;
+        store.close_session(&a.session).await.unwrap();
+        let stats = store.stats().await.unwrap();
+        assert_eq!((stats.ready, stats.claimed, stats.dead), (1, 0, 1));
+        assert_eq!(
+            a.end(&claimed[0], Verdict::Done { result: None }).await,
+            Settlement::Stale
+        );
+        assert_eq!(store.renew(&a.session).await.unwrap(), Renewal::Lost);
+        store.close_session(&a.session).await.unwrap();
+        assert_eq!(
+            store.stats().await.unwrap().workers[0].sessions,
+            1,
+            "closed once"
+        );
+    }
+
+    pub async fn counters_add_up_over_sessions<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 6).await;
+        for name in ["a", "b", "a"] {
+            let mut hand = Hand::new(store, name).await;
+            let acks = hand
+                .claim(2)
+                .await
+                .iter()
+                .map(|job| Ack::done(job).busy(MS))
+                .collect();
+            assert_eq!(hand.settle(acks).await, [Settlement::Accepted; 2]);
+            store.close_session(&hand.session).await.unwrap();
+        }
+        let workers = store.stats().await.unwrap().workers;
+        let rows: Vec<_> = workers
+            .iter()
+            .map(|w| (&*w.worker, w.sessions, w.live, w.done, w.busy))
+            .collect();
+        assert_eq!(rows, [("a", 2, 0, 4, MS * 4), ("b", 1, 0, 2, MS * 2)]);
+    }
+
+    pub async fn epochs_grow_while_the_clock_stands<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 1).await;
+        let mut a = Hand::new(store, "a").await;
+        let mut epochs = BTreeSet::new();
+        for _ in 0..5 {
+            let claimed = a.claim(1).await.remove(0);
+            assert!(epochs.last().is_none_or(|last| *last < claimed.epoch));
+            epochs.insert(claimed.epoch);
+            assert_eq!(
+                a.end(&claimed, Verdict::Release).await,
+                Settlement::Accepted
+            );
+        }
+        bench.advance(LEASE / 2).await;
+        let later = a.claim(1).await.remove(0).epoch;
+        assert!(
+            later.get() >= LEASE.as_micros() as u64 / 2,
+            "the epoch follows the clock"
+        );
+    }
+
+    pub async fn scheduled_jobs_wait_for_their_time<B: Bench>(bench: B) {
+        let store = bench.store();
+        store
+            .enqueue("q", &[job().after(MS * 10), job().after(MS * 20)])
+            .await
+            .unwrap();
+        let a = Hand::new(store, "a").await;
+        assert_eq!(store.stats().await.unwrap().scheduled, 2);
+        bench.advance(MS * 9).await;
+        assert_eq!(store.upkeep().await.unwrap().promoted, 0);
+        bench.advance(MS).await;
+        assert_eq!(store.upkeep().await.unwrap().promoted, 1);
+        assert_eq!(store.upkeep().await.unwrap().next_due, Some(MS * 10));
+        bench.advance(MS * 5).await;
+        let claimed = a.claim(5).await;
+        assert_eq!((claimed.len(), claimed[0].waited), (1, MS * 5));
+    }
+
+    pub async fn a_waiter_hears_of_new_work<B: Bench>(bench: B) {
+        let (here, there) = (Arc::clone(bench.store()), bench.second().await);
+        // Whatever is to be heard of the past is heard once.
+        here.wait_for_work("q", MS).await;
+        let long = Duration::from_secs(60);
+        let (waited, _) = tokio::join!(
+            tokio::time::timeout(long / 2, here.wait_for_work("q", long)),
+            enqueue(&there, 1),
+        );
+        assert!(waited.is_ok(), "it was woken, or it would still wait");
+        // And of a job that came before it waited.
+        let fresh = bench.second().await;
+        assert!(
+            tokio::time::timeout(long / 2, fresh.wait_for_work("q", long))
+                .await
+                .is_ok()
+        );
+    }
+
+    pub async fn bad_input_is_refused_and_changes_nothing<B: Bench>(bench: B) {
+        let store = bench.store();
+        let refused = |field: &str, result: Result<Vec<JobId>, Error>| match result {
+            Err(Error::Invalid { field: named, .. }) => assert_eq!(named, field),
+            other => panic!("{field} was not refused: {other:?}"),
+        };
+        let long = "x".repeat(MAX_NAME + 1);
+        for queue in ["", "nul\0", &long] {
+            refused("queue", store.enqueue(queue, &[job()]).await);
+            refused(
+                "kind",
+                store
+                    .enqueue("q", &[job(), NewJob::new(queue, b"".to_vec())])
+                    .await,
+            );
+        }
+        let years = Duration::from_secs(20 * 366 * 24 * 3600);
+        refused("jobs", store.enqueue("q", &[]).await);
+        refused(
+            "jobs",
+            store.enqueue("q", &vec![job(); MAX_BATCH + 1]).await,
+        );
+        refused(
+            "payload",
+            store
+                .enqueue("q", &[NewJob::new("k", vec![0; MAX_PAYLOAD + 1])])
+                .await,
+        );
+        refused(
+            "max_attempts",
+            store.enqueue("q", &[job(), job().max_attempts(0)]).await,
+        );
+        refused(
+            "max_attempts",
+            store.enqueue("q", &[job().max_attempts(u32::MAX)]).await,
+        );
+        refused("after", store.enqueue("q", &[job().after(years)]).await);
+        refused(
+            "after",
+            store.enqueue("q", &[job().after(Duration::MAX)]).await,
+        );
+        let far = std::time::SystemTime::UNIX_EPOCH + years * 11;
+        refused("at", store.enqueue("q", &[job().at(far)]).await);
+        assert_eq!(
+            store.stats().await.unwrap().ready,
+            0,
+            "none of them left a job"
+        );
+
+        for (worker, lease) in [
+            ("", LEASE),
+            (&*long, LEASE),
+            ("w", Duration::ZERO),
+            ("w", MS * 9),
+            ("w", Duration::from_secs(24 * 3600 + 1)),
+            ("w", Duration::MAX),
+        ] {
+            let spec = SessionSpec {
+                worker: worker.into(),
+                host: "h".into(),
+                lease,
+            };
+            assert!(store.open_session(&spec).await.unwrap_err().is_invalid());
+        }
+
+        enqueue(store, 1).await;
+        let a = Hand::new(store, "a").await;
+        for spec in [
+            ClaimSpec::new("q", 0),
+            ClaimSpec::new("q", MAX_BATCH + 1),
+            ClaimSpec::new("", 1),
+        ] {
+            let error = store
+                .exchange(&a.session, None, Some(&spec))
+                .await
+                .unwrap_err();
+            assert!(error.is_invalid());
+        }
+        let claimed = a.claim(1).await.remove(0);
+        let done = Ack::done(&claimed);
+        let large = Verdict::Done {
+            result: Some(vec![0; MAX_PAYLOAD + 1]),
+        };
+        for (seq, acks) in [
+            (0, vec![done.clone()]),
+            (1, vec![]),
+            (1, vec![done.clone(), done.clone()]),
+            (u64::MAX, vec![done.clone()]),
+            (1, vec![Ack::new(&claimed, large)]),
+            (1, vec![Ack::new(&claimed, retry(Duration::MAX))]),
+        ] {
+            let batch = AckBatch { seq, acks };
+            let error = store
+                .exchange(&a.session, Some(&batch), None)
+                .await
+                .unwrap_err();
+            assert!(error.is_invalid());
+        }
+        assert_eq!(
+            store.stats().await.unwrap().claimed,
+            1,
+            "the job is still held"
+        );
+    }
+}
+
+pub use all::*;

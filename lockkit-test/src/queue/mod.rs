@@ -1,0 +1,51 @@
+//! The conformance suite of job stores, and the random model that they all have to agree with.
+//!
+//! A back end brings a [`Bench`]; [`queue_conformance!`](crate::queue_conformance) makes one
+//! test of every case.
+
+mod bench;
+pub mod cases;
+pub mod model;
+
+pub use bench::{Bench, MemoryBench, SqliteBench};
+
+/// Makes a test of each conformance case, on a bench that `$make` makes anew for each.
+#[macro_export]
+macro_rules! queue_conformance {
+    ($make:expr) => {
+        $crate::queue_conformance! { @cases $make =>
+            a_job_goes_to_one_session
+            claims_follow_priority_then_time_then_id
+            a_claim_gets_at_most_what_it_asked_for
+            queues_do_not_mix
+            an_old_epoch_is_stale_even_from_the_same_session
+            another_session_cannot_settle
+            at_the_instant_its_lease_ends_a_session_is_lost_for_everyone
+            a_renewed_lease_goes_on_and_a_lost_one_does_not_come_back
+            a_job_that_loses_its_workers_is_dead_after_its_last_attempt
+            a_failed_job_rests_then_runs_again_then_dies
+            a_hopeless_job_dies_at_once
+            a_job_given_back_costs_no_attempt
+            results_are_kept_and_listed
+            a_batch_sent_again_is_answered_alike_and_done_once
+            a_stale_entry_harms_no_other
+            one_exchange_settles_and_then_claims
+            a_lost_session_claims_nothing
+            a_restarted_worker_of_the_same_name_hides_nothing
+            closing_a_session_gives_back_what_it_holds
+            counters_add_up_over_sessions
+            epochs_grow_while_the_clock_stands
+            scheduled_jobs_wait_for_their_time
+            a_waiter_hears_of_new_work
+            bad_input_is_refused_and_changes_nothing
+        }
+    };
+    (@cases $make:expr => $($case:ident)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::queue::cases::$case($make.await).await;
+            }
+        )+
+    };
+}
