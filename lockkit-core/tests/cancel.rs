@@ -46,7 +46,7 @@ fn a_crowd_dropped_at_any_point_leaves_nothing() {
 
 /// One of four leaves, before its wake or after it; the others, larger and smaller ones, in front and behind,
 /// end all the same. `at_every_poll` panics when a future waits that nobody will wake.
-// Mutants: E1, E2, E3
+// Mutants: E1, E2
 #[test]
 fn one_that_leaves_at_any_point_holds_up_nobody() {
     for leaver in [1, 2, 3] {
@@ -79,6 +79,27 @@ fn one_that_leaves_at_any_point_holds_up_nobody() {
             }
         }
     }
+}
+
+// Mutant: E3
+#[test]
+fn a_large_request_that_leaves_the_front_makes_way_for_a_small_one() {
+    let semaphore = Semaphore::new(2).unwrap();
+    let cuts = at_every_poll(
+        || async {
+            let held = semaphore.acquire().await.unwrap();
+            let (large, small, ()) = tokio::join!(
+                CancelAfter::woken(semaphore.acquire_many(2), 1),
+                semaphore.acquire(),
+                // Has all of them polled a second time.
+                yield_now(),
+            );
+            assert!(large.is_none() && small.is_ok());
+            drop(held);
+        },
+        |cut| all_is_back(&semaphore, &cut),
+    );
+    cuts.demand(2);
 }
 
 #[cfg(feature = "tokio")]

@@ -9,11 +9,10 @@
 //! - Futures are run by [`block_on`]; there is no tokio inside of a model.
 //! - Plain [`std::sync::atomic`] counters are good for bookkeeping of the test itself: they cost no schedules.
 
-use std::any::Any;
-use std::env;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
+use std::{env, panic};
 
 pub use loom::future::block_on;
 
@@ -74,11 +73,10 @@ where
             model();
         }
     };
-    let outcome = catch_unwind(AssertUnwindSafe(|| explore(&builder, counted)));
+    let running = Running::announce(name, bound, &executions);
+    explore(&builder, counted);
+    drop(running);
     let executions = executions.load(Ordering::Relaxed);
-    if let Err(panic) = outcome {
-        fail(name, executions, bound, panic);
-    }
     if let Some(file) = replay {
         let file = file.display();
         println!("model {name}: {executions} executions from checkpoint {file} on, bound {bound}");
@@ -123,29 +121,76 @@ where
     builder.check(model);
 }
 
-fn fail(name: &str, executions: u64, bound: usize, panic: Box<dyn Any + Send>) -> ! {
-    let krate = env::var("CARGO_PKG_NAME").unwrap_or_else(|_| "CRATE".to_owned());
-    let target = env::current_exe()
-        .ok()
-        .and_then(|path| Some(path.file_stem()?.to_str()?.rsplit_once('-')?.0.to_owned()))
-        .unwrap_or_else(|| "TEST".to_owned());
-    let target = if target == krate.replace('-', "_") {
-        "--lib".to_owned()
-    } else {
-        format!("--test {target}")
-    };
-    let current = std::thread::current();
-    let test = current.name().unwrap_or("NAME");
-    let command = format!(
-        "RUSTFLAGS=\"--cfg lockkit_loom\" cargo test --profile loom -p {krate} {target} -- --exact {test} --nocapture"
-    );
-    let file = format!("LOCKKIT_LOOM_BOUND={bound} LOOM_CHECKPOINT_FILE=/tmp/{test}.json");
-    eprintln!(
-        "\nmodel {name}: failed in execution {executions}, bound {bound}. To replay that execution:\n\
-         1. find it (start without the file):\n   \
-            {file} LOOM_CHECKPOINT_INTERVAL=1 {command}\n\
-         2. look at it:\n   \
-            {file} LOOM_CHECKPOINT_INTERVAL=1 LOOM_LOG=trace LOOM_LOCATION=1 {command}\n"
-    );
-    resume_unwind(panic)
+thread_local! {
+    /// The model that runs in this thread. loom's threads are stacks within it, so they see it too.
+    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+}
+
+/// What a panic needs to know to tell how to replay it.
+struct Running {
+    name: String,
+    bound: usize,
+    executions: Arc<AtomicU64>,
+}
+
+/// Ends the announcement.
+struct Announced;
+
+impl Running {
+    /// From a panic hook and not from a caught panic, as many a failed model ends in an abort: unwinding a
+    /// deadlock drops guards, which run into the deadlock once more.
+    fn announce(name: &str, bound: usize, executions: &Arc<AtomicU64>) -> Announced {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let before = panic::take_hook();
+            panic::set_hook(Box::new(move |info| {
+                before(info);
+                // Once is enough: the panics that follow are of the unwinding.
+                if let Some(running) = RUNNING.take() {
+                    running.explain();
+                }
+            }));
+        });
+        RUNNING.set(Some(Self {
+            name: name.to_owned(),
+            bound,
+            executions: Arc::clone(executions),
+        }));
+        Announced
+    }
+
+    fn explain(&self) {
+        let Self { name, bound, .. } = self;
+        let execution = self.executions.load(Ordering::Relaxed);
+        let krate = env::var("CARGO_PKG_NAME").unwrap_or_else(|_| "CRATE".to_owned());
+        let binary = env::current_exe()
+            .ok()
+            .and_then(|path| Some(path.file_stem()?.to_str()?.rsplit_once('-')?.0.to_owned()))
+            .unwrap_or_else(|| "TEST".to_owned());
+        let target = if binary == krate.replace('-', "_") {
+            "--lib".to_owned()
+        } else {
+            format!("--test {binary}")
+        };
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("NAME");
+        let start = format!(
+            "LOCKKIT_LOOM_BOUND={bound} LOOM_CHECKPOINT_FILE=/tmp/{}.json LOOM_CHECKPOINT_INTERVAL=1",
+            test.replace("::", "-")
+        );
+        let end = format!(
+            "RUSTFLAGS=\"--cfg lockkit_loom\" cargo test --profile loom -p {krate} {target} -- --exact {test} --nocapture"
+        );
+        eprintln!(
+            "\nmodel {name}: panicked in execution {execution}, bound {bound}. To replay that execution,\n\
+             1. find it, with no file there yet:\n   {start} {end}\n\
+             2. look at it:\n   {start} LOOM_LOG=trace LOOM_LOCATION=1 {end}\n"
+        );
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        RUNNING.set(None);
+    }
 }

@@ -103,7 +103,7 @@ fn a_failure_says_how_to_replay_it() {
     let (passed, text) = run(name, "LOOM_MAX_BRANCHES", "1");
     assert!(passed, "{text}");
     assert!(
-        text.contains("model additions in two steps: failed in execution"),
+        text.contains("model additions in two steps: panicked in execution"),
         "{text}"
     );
     assert!(
