@@ -1,0 +1,114 @@
+//! The facts about the machine without which a figure means little, and a clock that all of its
+//! processes share.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lockkit_db::sqlx::{Connection as _, Row as _, SqliteConnection, query};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::queue::median;
+
+/// How often the disk is asked to sync.
+const SYNCS: usize = 50;
+
+#[derive(Serialize)]
+pub(crate) struct Machine {
+    cores: usize,
+    cpu: String,
+    kernel: String,
+    /// Of the last minute, before anything was measured: what else there is to do here.
+    load: String,
+    sqlite_of_lockkit: String,
+    sqlite_of_rusqlite: String,
+    /// The median time to append a page to a file and sync it.
+    fsync_us: f64,
+}
+
+impl Machine {
+    /// # Errors
+    ///
+    /// If the two sides are not on the very same SQLite: their figures could not be compared.
+    pub(crate) async fn look(folder: &Path) -> Result<Self> {
+        const VERSION: &str = "SELECT sqlite_version() || ' ' || substr(sqlite_source_id(), 1, 19)";
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await?;
+        let sqlite_of_lockkit: String = query(VERSION).fetch_one(&mut connection).await?.get(0);
+        let sqlite_of_rusqlite: String =
+            rusqlite::Connection::open_in_memory()?.query_row(VERSION, [], |row| row.get(0))?;
+        ensure!(
+            sqlite_of_lockkit == sqlite_of_rusqlite,
+            "lockkit is on SQLite {sqlite_of_lockkit}, rusqlite on {sqlite_of_rusqlite}"
+        );
+        let line_of = |path, start| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix(start));
+            line.unwrap_or("unknown")
+                .trim_start_matches([' ', '\t', ':'])
+                .to_owned()
+        };
+        Ok(Self {
+            cores: std::thread::available_parallelism()?.get(),
+            cpu: line_of("/proc/cpuinfo", "model name"),
+            kernel: line_of("/proc/sys/kernel/osrelease", ""),
+            load: line_of("/proc/loadavg", "")
+                .split(' ')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+            sqlite_of_lockkit,
+            sqlite_of_rusqlite,
+            fsync_us: fsync(folder).context("the disk could not be measured")?,
+        })
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            cores,
+            cpu,
+            kernel,
+            load,
+            sqlite_of_lockkit,
+            sqlite_of_rusqlite,
+            fsync_us,
+        } = self;
+        writeln!(f, "cpu      {cores} cores, {cpu}, load {load}")?;
+        writeln!(f, "kernel   {kernel}")?;
+        writeln!(
+            f,
+            "SQLite   {sqlite_of_lockkit} (lockkit), {sqlite_of_rusqlite} (rusqlite)"
+        )?;
+        write!(f, "fsync    {fsync_us:.0} us, median of {SYNCS}")?;
+        if *fsync_us < 20.0 {
+            write!(
+                f,
+                ": this is no disk, so FULL means nothing here; see --dir"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn fsync(folder: &Path) -> Result<f64> {
+    let mut file = File::create(folder.join("fsync"))?;
+    let mut micros = Vec::with_capacity(SYNCS);
+    for _ in 0..SYNCS {
+        file.write_all(&[7; 4096])?;
+        let before = Instant::now();
+        file.sync_data()?;
+        micros.push(before.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(median(&micros))
+}
+
+/// Time since some instant that is the same for all processes, and that nobody can set.
+pub(crate) fn now() -> Duration {
+    let time = clock_gettime(ClockId::Monotonic);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

@@ -1,0 +1,114 @@
+//! The benchmarks: every speed claim of lockkit, measured side by side with the floor under it.
+//!
+//! A benchmark is a file and a subcommand; without one, all of them run. Each prints one table and
+//! holds its figures against a bar: a bar that is missed is an exit code that is not zero.
+//! Processes that are measured are this same program, started with a hidden subcommand.
+
+mod machine;
+mod memory;
+mod queue;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+use machine::Machine;
+
+/// Every speed claim of lockkit, measured side by side with the floor under it.
+#[derive(Parser)]
+#[command(name = "lockkit-bench")]
+struct Cli {
+    #[command(subcommand)]
+    what: Option<What>,
+    /// Print one JSON object in place of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Put the databases into a new folder in this one, which has to be on the disk that is to be
+    /// measured [default: the system's folder for temporary files].
+    #[arg(long, global = true)]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Claim and acknowledge on SQLite, against bare rusqlite with the same statements.
+    Queue(queue::Args),
+    /// The memory of a worker's process over a million jobs.
+    Memory(memory::Args),
+    #[command(hide = true)]
+    QueueChild(queue::claimer::Args),
+    #[command(hide = true)]
+    MemoryChild(memory::ChildArgs),
+}
+
+/// A benchmark's result, whatever it measured.
+struct Measured {
+    name: &'static str,
+    table: String,
+    json: serde_json::Value,
+    /// The bars that were missed, a line each.
+    missed: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says whether every bar was met.
+fn run(cli: Cli) -> Result<bool> {
+    let (queue, memory) = match cli.what {
+        Some(What::QueueChild(args)) => return queue::claimer::run(&args).map(|()| true),
+        Some(What::MemoryChild(args)) => return memory::child(&args).map(|()| true),
+        Some(What::Queue(args)) => (Some(args), None),
+        Some(What::Memory(args)) => (None, Some(args)),
+        None => (Some(queue::Args::default()), Some(memory::Args::default())),
+    };
+    let folder = cli.dir.unwrap_or_else(std::env::temp_dir);
+    let folder = tempfile::Builder::new()
+        .prefix("lockkit-bench-")
+        .tempdir_in(&folder)
+        .with_context(|| format!("no folder can be made in {}", folder.display()))?;
+    // One thread: the parent waits while the children are measured.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let machine = Machine::look(folder.path()).await?;
+        if !cli.json {
+            println!("{machine}\n");
+        }
+        let mut measured = Vec::new();
+        if let Some(args) = queue {
+            measured.push(queue::run(&args, folder.path()).await?);
+        }
+        if let Some(args) = memory {
+            measured.push(memory::run(&args, folder.path()).await?);
+        }
+        let ok = measured.iter().all(|one| one.missed.is_empty());
+        if cli.json {
+            let mut all = json!({ "machine": machine, "ok": ok });
+            for one in &measured {
+                all[one.name] = json!({ "figures": one.json, "missed": one.missed });
+            }
+            println!("{all:#}");
+        } else {
+            for one in &measured {
+                println!("{}\n", one.table);
+            }
+        }
+        for missed in measured.iter().flat_map(|one| &one.missed) {
+            eprintln!("missed: {missed}");
+        }
+        Ok(ok)
+    })
+}
