@@ -1,1 +1,330 @@
+//! A session's claims and its lease under every schedule: the buffer of claimed jobs, the batches of
+//! acknowledgements, the heartbeat against the end of its time, the drain.
+//!
+//! The sources are taken in by path, for they are private to the crate: what is checked here is
+//! what ships.
 #![cfg(lockkit_loom)]
+
+#[path = "../../src/queue/claims.rs"]
+mod claims;
+#[expect(dead_code, reason = "the worker uses the rest")]
+#[path = "../../src/queue/lease.rs"]
+mod lease;
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use lockkit_core::Fence;
+use lockkit_core::model::{block_on, check};
+use lockkit_core::sync::{Mutex, thread};
+// The claims' own names for these: `super` is this file.
+use lockkit_db::queue::{Ack, AckBatch, ClaimedJob, JobId, Settlement, Verdict};
+
+use crate::claims::{Claims, Limits, Look};
+use crate::lease::SessionLease;
+
+/// What the store has committed: the verdicts by job, and the batches by number.
+#[derive(Default)]
+struct Store {
+    settled: BTreeMap<i64, Verdict>,
+    batches: BTreeMap<u64, usize>,
+}
+
+fn job(id: i64) -> ClaimedJob {
+    ClaimedJob {
+        id: JobId(id),
+        epoch: Fence::MIN,
+        attempt: 1,
+        max_attempts: 1,
+        priority: 0,
+        waited: Duration::ZERO,
+        kind: String::new(),
+        payload: Vec::new(),
+    }
+}
+
+fn claims(window: usize, batch: usize) -> Arc<Claims> {
+    Arc::new(Claims::new(Limits { window, low: 0, batch, flush_after: Duration::ZERO }))
+}
+
+fn now() -> Instant {
+    // One instant for a whole run: nothing here may depend on time.
+    static NOW: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *NOW.get_or_init(Instant::now)
+}
+
+/// The dispatcher and its handlers in one: begins what it is given and ends it well.
+fn work(claims: &Arc<Claims>) -> usize {
+    let mut begun = 0;
+    while let Some((job, started)) = block_on(poll_fn(|cx| claims.poll_take(cx))) {
+        begun += 1;
+        started.finish(Ack::done(&job), now());
+    }
+    begun
+}
+
+/// The lane: sends batches to the store until the session is over. The first `lost` replies
+/// are lost.
+fn lane(claims: &Claims, store: &Mutex<Store>, mut lost: usize) {
+    loop {
+        let look = block_on(poll_fn(|cx| match claims.look(now(), cx.waker()) {
+            Look::Wait { .. } => Poll::Pending,
+            look => Poll::Ready(look),
+        }));
+        let Look::Exchange { batch, want } = look else { break };
+        if want > 0 {
+            // There is never more than what the scene began with.
+            claims.deliver(Vec::new(), want, now());
+        }
+        let Some(batch) = batch else { continue };
+        commit(&mut store.lock(), &batch);
+        if lost > 0 {
+            lost -= 1;
+            continue;
+        }
+        let answer = vec![Settlement::Accepted; batch.acks.len()];
+        for (ack, _) in claims.settled(batch.seq, &answer) {
+            // Mutant C13: an end is told before it is committed.
+            assert!(store.lock().settled.contains_key(&ack.id.0), "told only after the commit");
+        }
+    }
+}
+
+fn commit(store: &mut Store, batch: &AckBatch) {
+    if let Some(n) = store.batches.insert(batch.seq, batch.acks.len()) {
+        assert_eq!(n, batch.acks.len(), "under one number always the same acknowledgements");
+        return;
+    }
+    for ack in &batch.acks {
+        let known = store.settled.insert(ack.id.0, ack.verdict.clone());
+        assert!(known.is_none(), "each claim leaves by one door, once");
+    }
+}
+
+#[test]
+fn prefetched_jobs_are_begun_or_given_back_at_a_drain() {
+    // Mutant C19: a drain keeps what was claimed and not begun.
+    check("prefetch vs drain", 3, || {
+        let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
+        claims.deliver(vec![job(1), job(2)], 2, now());
+        let worker = thread::spawn({
+            let claims = Arc::clone(&claims);
+            move || work(&claims)
+        });
+        let lane = thread::spawn({
+            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
+            move || lane(&claims, &store, 0)
+        });
+        claims.close(now());
+        let begun = worker.join().unwrap();
+        lane.join().unwrap();
+        let store = store.lock();
+        let done = store.settled.values().filter(|end| **end != Verdict::Release).count();
+        assert_eq!((store.settled.len(), done), (2, begun), "all settled, the begun ones as done");
+        assert_eq!(claims.held(), claims::Held::default());
+    });
+}
+
+#[test]
+fn a_batch_whose_reply_was_lost_is_sent_again_as_it_was() {
+    // Mutant: a batch without an answer is taken apart and put into the next one.
+    check("lost reply", 2, || {
+        let (claims, store) = (claims(4, 1), Arc::new(Mutex::new(Store::default())));
+        claims.deliver(vec![job(1), job(2)], 2, now());
+        let lane = thread::spawn({
+            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
+            move || lane(&claims, &store, 1)
+        });
+        for _ in 0..2 {
+            let taken = block_on(poll_fn(|cx| claims.poll_take(cx)));
+            let (job, started) = taken.expect("the session is open");
+            started.finish(Ack::done(&job), now());
+        }
+        claims.close(now());
+        lane.join().unwrap();
+        assert_eq!(store.lock().settled.len(), 2);
+        assert_eq!(claims.held(), claims::Held::default());
+    });
+}
+
+#[test]
+fn a_finished_acknowledgement_wakes_the_lane() {
+    // Mutant: `finish` forgets the lane.
+    check("push vs flush", 2, || {
+        let (claims, store) = (claims(1, 2), Arc::new(Mutex::new(Store::default())));
+        claims.deliver(vec![job(1)], 1, now());
+        let worker = thread::spawn({
+            let claims = Arc::clone(&claims);
+            move || {
+                let (job, started) = block_on(poll_fn(|cx| claims.poll_take(cx))).unwrap();
+                started.finish(Ack::done(&job), now());
+            }
+        });
+        // Not closed until the one claim is settled: nothing else can wake this.
+        while store.lock().settled.is_empty() {
+            let look = block_on(poll_fn(|cx| match claims.look(now(), cx.waker()) {
+                Look::Wait { .. } => Poll::Pending,
+                look => Poll::Ready(look),
+            }));
+            let Look::Exchange { batch, want } = look else { panic!("the session is open") };
+            if want > 0 {
+                claims.deliver(Vec::new(), want, now());
+            }
+            if let Some(batch) = batch {
+                commit(&mut store.lock(), &batch);
+                claims.settled(batch.seq, &[Settlement::Accepted]);
+            }
+        }
+        worker.join().unwrap();
+        assert_eq!(claims.held(), claims::Held::default());
+    });
+}
+
+#[test]
+fn a_fence_begins_nothing_more_and_still_offers_what_is_finished() {
+    // Mutant: the fence leaves the claimed jobs for the dispatcher.
+    check("fence vs handlers", 3, || {
+        let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
+        claims.deliver(vec![job(1), job(2)], 2, now());
+        let worker = thread::spawn({
+            let claims = Arc::clone(&claims);
+            move || work(&claims)
+        });
+        let lane = thread::spawn({
+            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
+            move || lane(&claims, &store, 0)
+        });
+        claims.fence();
+        // From here on nothing is begun; what arrives late is dropped.
+        let after = poll_once(&claims);
+        assert!(after.is_none(), "begun after the fence");
+        claims.deliver(vec![job(3)], 1, now());
+        let begun = worker.join().unwrap();
+        lane.join().unwrap();
+        let store = store.lock();
+        assert_eq!(store.settled.len(), begun, "what was begun was offered, and nothing else");
+        assert!(!store.settled.contains_key(&3));
+        assert_eq!(claims.held(), claims::Held::default());
+    });
+}
+
+fn poll_once(claims: &Arc<Claims>) -> Option<i64> {
+    let taken = block_on(poll_fn(|cx| Poll::Ready(claims.poll_take(cx))));
+    match taken {
+        Poll::Ready(Some((job, started))) => {
+            started.finish(Ack::done(&job), now());
+            Some(job.id.0)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn a_handler_that_is_dropped_does_not_hold_a_drain_up() {
+    // Mutant: a dropped handler's claim stays counted as begun.
+    check("dropped handler vs drain", 3, || {
+        let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
+        claims.deliver(vec![job(1)], 1, now());
+        let (_, started) = block_on(poll_fn(|cx| claims.poll_take(cx))).unwrap();
+        let lane = thread::spawn({
+            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
+            move || lane(&claims, &store, 0)
+        });
+        let handler = thread::spawn(move || drop(started));
+        claims.close(now());
+        handler.join().unwrap();
+        lane.join().unwrap();
+        assert!(store.lock().settled.is_empty(), "the store gives it back, not we");
+    });
+}
+
+#[test]
+fn news_of_work_is_not_lost_on_the_lane() {
+    // Mutant C11: the lane looks, work comes, the lane sleeps.
+    check("wake vs look", 2, || {
+        let claims = claims(1, 1);
+        // The last claim came back empty.
+        claims.deliver(Vec::new(), 1, now());
+        let scout = thread::spawn({
+            let claims = Arc::clone(&claims);
+            move || {
+                block_on(poll_fn(|cx| claims.poll_dry(cx)));
+                claims.wet();
+            }
+        });
+        let look = block_on(poll_fn(|cx| match claims.look(now(), cx.waker()) {
+            Look::Wait { .. } => Poll::Pending,
+            look => Poll::Ready(look),
+        }));
+        assert_eq!(look, Look::Exchange { batch: None, want: 1 });
+        scout.join().unwrap();
+    });
+}
+
+#[test]
+fn a_lease_once_lost_is_never_valid_again() {
+    // Mutant: a heartbeat whose success comes late revives the lease.
+    check("heartbeat vs fence vs start", 3, || {
+        let lease = Arc::new(SessionLease::new(2_u64));
+        // The heartbeat was sent at 1, for a lease of 5, and its answer comes at 3: too late.
+        let late = thread::spawn({
+            let lease = Arc::clone(&lease);
+            move || lease.renewed(6, 3)
+        });
+        // Another one's answer came in time.
+        let timely = thread::spawn({
+            let lease = Arc::clone(&lease);
+            move || lease.renewed(4, 1)
+        });
+        let first = lease.is_valid(3);
+        let second = lease.is_valid(3);
+        assert!(first || !second, "once lost it stays lost");
+        let (late, timely) = (late.join().unwrap(), timely.join().unwrap());
+        assert!(timely || !late, "the late answer counts only where the timely one came first");
+        let ends = lease.is_valid(3);
+        assert!(second || !first || ends, "what was valid and not lost since is valid");
+        if !first {
+            assert!(!ends, "the dispatcher was told that it is over");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_begun_once_the_lease_has_been_called_lost() {
+    // Mutant: completion is counted as ours after the fence was told.
+    check("heartbeat vs completion vs fence", 3, || {
+        let (claims, lease) = (claims(2, 1), Arc::new(SessionLease::new(1_u64)));
+        claims.deliver(vec![job(1)], 1, now());
+        let heart = thread::spawn({
+            let (claims, lease) = (Arc::clone(&claims), Arc::clone(&lease));
+            move || {
+                // The answer is "lost".
+                lease.lose();
+                claims.fence();
+            }
+        });
+        let handler = thread::spawn({
+            let (claims, lease) = (Arc::clone(&claims), Arc::clone(&lease));
+            move || {
+                let taken = block_on(poll_fn(|cx| claims.poll_take(cx)));
+                taken.is_some_and(|(job, started)| {
+                    let begun = lease.is_valid(0);
+                    if begun {
+                        started.finish(Ack::done(&job), now());
+                    }
+                    begun
+                })
+            }
+        });
+        let told = !lease.is_valid(0);
+        let begun = handler.join().unwrap();
+        heart.join().unwrap();
+        let held = claims.held();
+        assert_eq!((held.waiting, held.started), (0, 0), "nothing waits and nothing runs");
+        assert_eq!(held.unsettled, usize::from(begun), "what was begun is offered to the store");
+        assert!(told || !lease.is_valid(0));
+    });
+}
