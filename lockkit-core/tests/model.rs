@@ -241,7 +241,7 @@ mod semaphore {
     proptest! {
         #![proptest_config(config())]
 
-        // Mutants: E2, E9, E12
+        // Mutants: E1, E2, E3, E4, E8, E9, E11, E12
         #[test]
         fn every_history_is_one_of_a_count_and_a_queue(
             steps in prop::collection::vec(step(), 1..80),

@@ -275,13 +275,14 @@ mod closing {
         let held = semaphore.try_acquire().unwrap();
         semaphore.close();
         drop(held);
-        semaphore.close();
         assert!(semaphore.is_closed());
         assert_eq!(failed(semaphore.try_acquire()), TryAcquireError::Closed);
         assert!(matches!(
             poll(&mut semaphore.acquire()),
             Poll::Ready(Err(AcquireError::Closed))
         ));
+        semaphore.close();
+        assert!(semaphore.is_closed());
     }
 
     #[test]

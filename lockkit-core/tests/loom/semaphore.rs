@@ -35,6 +35,7 @@ fn all_is_back(semaphore: &Semaphore) {
     assert_eq!(semaphore.waiting(), 0);
 }
 
+// Mutant: E22
 #[test]
 fn release_and_enqueue_never_miss_each_other() {
     check("semaphore: release vs enqueue", 2, || {
@@ -49,6 +50,7 @@ fn release_and_enqueue_never_miss_each_other() {
 
 /// Also the proof of the orderings: the counter is read and written with relaxed ones, so each holder sees
 /// what the one before it wrote only if the semaphore says so.
+// Mutant: E20
 #[test]
 fn one_permit_is_a_mutex() {
     check("semaphore: one permit, three holders", 3, || {
@@ -74,6 +76,7 @@ fn one_permit_is_a_mutex() {
 
 /// The permits of two releases in one grant: what the first releaser did is seen too, although the second
 /// may hand its permit out before it gets to the lock.
+// Mutants: E20, E21
 #[test]
 fn a_grant_of_two_releases_sees_both() {
     check("semaphore: one grant of two releases", 3, || {
@@ -209,6 +212,7 @@ fn closing_wakes_those_who_wait() {
     });
 }
 
+// Mutant: E27
 #[test]
 fn closing_and_granting_agree() {
     check("semaphore: close vs grant", 3, || {
@@ -227,6 +231,7 @@ fn closing_and_granting_agree() {
     });
 }
 
+// Mutant: E26
 #[test]
 fn closing_and_cancelling_agree() {
     check("semaphore: close vs cancel vs grant", 3, || {
@@ -272,6 +277,7 @@ fn nobody_overtakes_the_queue() {
     });
 }
 
+// Mutant: E24
 #[test]
 fn the_queue_is_served_in_order() {
     check("semaphore: order of service", 2, || {
@@ -293,6 +299,7 @@ fn the_queue_is_served_in_order() {
     });
 }
 
+// Mutant: E25
 #[test]
 fn weights_add_up() {
     check("semaphore: weights 2 and 1 and 1 of 2", 3, || {
@@ -320,20 +327,21 @@ fn weights_add_up() {
 
 /// Three grants are more than one hold of the lock wakes in a model. Between the two holds the permits that
 /// are left are neither lost nor anybody else's.
+// Mutant: E23
 #[test]
 fn a_crowd_is_served_over_several_holds_of_the_lock() {
     check("semaphore: a release in two batches", 3, || {
-        let semaphore = semaphore(3);
-        let held = semaphore.try_acquire_many_owned(3).unwrap();
-        let mut crowd = [(); 3].map(|()| semaphore.acquire_owned());
+        let semaphore = semaphore(4);
+        let held = semaphore.try_acquire_many_owned(4).unwrap();
+        let mut crowd = [(); 4].map(|()| semaphore.acquire_owned());
         assert!(crowd.iter_mut().all(|one| poll(one).is_pending()));
         let releases = spawn(move || drop(held));
-        let [first, mut second, mut third] = crowd;
+        let [first, mut second, mut third, mut fourth] = crowd;
         let leaves = spawn(move || drop(first));
         assert!(semaphore.try_acquire_many(2).is_err());
         releases.join().unwrap();
         leaves.join().unwrap();
-        let permits = [&mut second, &mut third].map(|one| match poll(one) {
+        let permits = [&mut second, &mut third, &mut fourth].map(|one| match poll(one) {
             Poll::Ready(result) => result.unwrap(),
             Poll::Pending => panic!("not served"),
         });
