@@ -1,0 +1,161 @@
+//! What is done to the workers: one is killed, one is paused past its lease, and one is stopped
+//! inside a write transaction, so that the file is locked for all.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use lockkit_db::queue::{JobId, JobStore as _, QueueStats};
+use lockkit_test::history::Time;
+
+use crate::run::Shop;
+use crate::words::{Line, Order, Tally};
+
+/// How long the file is locked: longer than a lease, so that nobody's heartbeat gets through.
+const LOCKED: Duration = Duration::from_secs(3);
+
+/// How many tasks are put in by the transaction that locks the file.
+const INSIDE: u64 = 5;
+
+/// What was done, and when.
+pub(crate) struct Rage {
+    /// The worker that was killed, and what it held.
+    pub(crate) killed: (usize, Tally),
+    /// The worker that was paused, and what it held.
+    pub(crate) paused: (usize, Tally),
+    pub(crate) paused_at: Time,
+    pub(crate) resumed_at: Time,
+    /// The worker that locked the file.
+    pub(crate) locker: usize,
+    pub(crate) locked_at: Time,
+    pub(crate) unlocked_at: Time,
+    /// When all that live had a session again.
+    pub(crate) back_at: Time,
+    /// The jobs that the interrupted transaction put in.
+    pub(crate) inside: Vec<i64>,
+}
+
+/// Puts `tasks` tasks in, and does its worst while they are worked on.
+pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
+    let mut order: Vec<usize> = (0..shop.crew.len()).collect();
+    shop.rng.shuffle(&mut order);
+    let &[killed, paused, locker, ..] = &order[..] else {
+        bail!("the nemesis needs three workers");
+    };
+    let before = shop.expected();
+    // Kept back: something to do for the worker that comes back, and for the time of the lock.
+    let later = tasks / 5;
+    shop.put_in(tasks - 2 * later).await?;
+
+    let moment = shop.rng.u64(tasks / 50..=tasks / 20);
+    shop.until_done(before + moment).await?;
+    let held_by_killed = hold(shop, killed).await?;
+    shop.crew[killed].kill().await?;
+    shop.tell(format!(
+        "{} killed {}",
+        shop.short(killed),
+        with(&held_by_killed)
+    ));
+
+    let moment = shop.rng.u64(tasks / 10..=tasks / 5);
+    shop.until_done(before + moment).await?;
+    let held_by_paused = hold(shop, paused).await?;
+    shop.crew[paused].stop().await?;
+    let paused_at = Time::now();
+    shop.tell(format!(
+        "{} paused {}",
+        shop.short(paused),
+        with(&held_by_paused)
+    ));
+
+    // Only the database can tell that the lease is over, and that others have been given the jobs.
+    let name = shop.crew[paused].name.clone();
+    shop.until(
+        "the paused worker's jobs to be given back",
+        async |shop, stats| Ok(!is_live(stats, &name) && !holds_jobs(shop, &name).await?),
+    )
+    .await?;
+    // The order waits in the pipe, to be the first that it reads.
+    shop.crew[paused].tell(Order::Go).await?;
+    let resumed_at = Time::now();
+    shop.crew[paused].resume().await?;
+    shop.until("the paused worker to come back", async |_, stats| {
+        Ok(is_live(stats, &name))
+    })
+    .await?;
+    shop.tell(format!(
+        "{} is back, with a new session",
+        shop.short(paused)
+    ));
+    shop.put_in(later).await?;
+    shop.until_done(shop.expected()).await?;
+
+    shop.put_in(later).await?;
+    let inside = shop.new_tasks(INSIDE);
+    shop.crew[locker].tell(Order::Lock(inside.clone())).await?;
+    let Line::Inside(ids) = shop.crew[locker].answer().await? else {
+        bail!("{} has not locked the file", shop.crew[locker].name);
+    };
+    let locked_at = Time::now();
+    shop.crew[locker].stop().await?;
+    shop.tell(format!(
+        "{} paused inside a write transaction: the file is locked for all",
+        shop.short(locker)
+    ));
+    shop.note(ids.iter().copied().zip(&inside));
+    tokio::time::sleep(LOCKED).await;
+    shop.crew[locker].tell(Order::Go).await?;
+    let unlocked_at = Time::now();
+    shop.crew[locker].resume().await?;
+    let living: Vec<_> = order
+        .iter()
+        .filter(|&&worker| worker != killed)
+        .map(|&worker| shop.crew[worker].name.clone())
+        .collect();
+    // All leases ran out while the file was locked, so these are new sessions.
+    shop.until("all workers to come back", async |_, stats| {
+        Ok(living.iter().all(|name| is_live(stats, name)))
+    })
+    .await?;
+    let back_at = Time::now();
+    shop.tell("the file is free again, and all are back".to_owned());
+    Ok(Rage {
+        killed: (killed, held_by_killed),
+        paused: (paused, held_by_paused),
+        paused_at,
+        resumed_at,
+        locker,
+        locked_at,
+        unlocked_at,
+        back_at,
+        inside: ids,
+    })
+}
+
+/// Makes a worker stand still while it holds jobs, outside a write transaction.
+async fn hold(shop: &mut Shop, worker: usize) -> anyhow::Result<Tally> {
+    let member = &mut shop.crew[worker];
+    member.tell(Order::Hold).await?;
+    match member.answer().await? {
+        Line::Held(tally) => Ok(tally),
+        other => bail!("{} has answered {other:?}", member.name),
+    }
+}
+
+fn is_live(stats: &QueueStats, name: &str) -> bool {
+    stats
+        .workers
+        .iter()
+        .any(|worker| worker.worker == name && worker.live > 0)
+}
+
+async fn holds_jobs(shop: &Shop, name: &str) -> anyhow::Result<bool> {
+    let active = shop.store.active(JobId(0), usize::MAX).await?;
+    Ok(active.iter().any(|job| job.worker.as_deref() == Some(name)))
+}
+
+fn with(tally: &Tally) -> String {
+    format!(
+        "with {} jobs running and {} results not settled",
+        tally.running, tally.unsettled
+    )
+}
