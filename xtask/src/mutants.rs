@@ -6,7 +6,6 @@
 //! is; a broken copy that does not compile proves nothing and is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -53,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let mut problems = Vec::new();
     for patch in &patches {
         println!("\n{}", patch.file.display());
-        let undo = bench.apply(patch)?;
+        bench.apply(patch)?;
         for check in &patch.checks {
             let (verdict, seconds) = bench.judge(patch, check, limit)?;
             println!("  {check}: {verdict}");
@@ -67,7 +66,6 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
                 format!("{seconds:.1}"),
             ]);
         }
-        undo.now()?;
     }
     print!(
         "\n{}\n",
@@ -142,9 +140,14 @@ impl std::fmt::Display for Verdict {
     }
 }
 
+/// Files by their path from the workspace's root.
+type Snapshot = BTreeMap<PathBuf, Vec<u8>>;
+
 /// The copy of the tree, and where it is built.
 struct Workbench {
     workspace: Workspace,
+    /// The tree as it was at the start: somebody may work on in it meanwhile.
+    snapshot: Snapshot,
     tree: PathBuf,
     build: PathBuf,
     /// Held for as long as the copy is in use.
@@ -163,10 +166,12 @@ impl Workbench {
             );
         }
         let tree = home.join("tree");
-        mirror(&workspace.root, &tree).context("cannot copy the tree")?;
+        let snapshot = snapshot(&workspace.root)?;
+        restore(&tree, &snapshot)?;
         Ok(Self {
             build: home.join("build"),
             tree,
+            snapshot,
             workspace,
             _lock: lock,
         })
@@ -249,8 +254,11 @@ impl Workbench {
         Ok(command)
     }
 
-    fn apply(&self, patch: &Patch) -> Result<Undo> {
-        let undo = Undo::new(&self.tree, &patch.touched)?;
+    /// Breaks a fresh copy.
+    fn apply(&self, patch: &Patch) -> Result<()> {
+        // Also of what the check before has left in it, such as the seeds of a property that failed.
+        restore(&self.tree, &self.snapshot)?;
+        let file = patch.file.display();
         let mut git = run::git(&self.tree);
         // The copy lies inside of a repository: git would look for the files at that one's root.
         git.env(
@@ -258,55 +266,70 @@ impl Workbench {
             self.tree.parent().unwrap_or(&self.tree),
         )
         .args(["apply", "--whitespace=nowarn"])
-        .arg(self.tree.join(&patch.file));
-        if !run::status(&mut git)? {
-            bail!(
-                "{} does not apply; make it anew from the code as it is",
-                patch.file.display()
-            );
+        .arg(&patch.file);
+        run::stdout_of(&mut git).with_context(|| {
+            format!("{file} does not apply; make it anew from the code as it is")
+        })?;
+        for path in &patch.touched {
+            if content(&self.tree.join(path))?.as_ref() != self.snapshot.get(path) {
+                return Ok(());
+            }
         }
-        ensure!(undo.changed()?, "{} changes nothing", patch.file.display());
-        Ok(undo)
+        bail!("{file} changes nothing")
     }
 }
 
-/// The files that a patch touches, as they were. A run that is killed leaves them broken; the
-/// next run copies the tree anew before it does anything.
-struct Undo {
-    files: BTreeMap<PathBuf, Option<Vec<u8>>>,
+/// What is tracked, or not ignored.
+fn snapshot(root: &Path) -> Result<Snapshot> {
+    let listed = run::stdout_of(run::git(root).args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
+    let mut snapshot = Snapshot::new();
+    for name in listed.split_terminator('\0') {
+        // A tracked file that was deleted is listed all the same.
+        if let Some(bytes) = content(&root.join(name))? {
+            snapshot.insert(PathBuf::from(name), bytes);
+        }
+    }
+    Ok(snapshot)
 }
 
-impl Undo {
-    fn new(tree: &Path, touched: &[PathBuf]) -> Result<Self> {
-        let mut files = BTreeMap::new();
-        for path in touched {
-            let path = tree.join(path);
-            let content = content(&path)?;
-            files.insert(path, content);
+/// Makes a folder hold the snapshot and nothing else. A file that is the same already is left
+/// alone, and one that is written gets a new time: by that, cargo compiles what changed, and only
+/// that.
+fn restore(tree: &Path, snapshot: &Snapshot) -> Result<()> {
+    for (path, bytes) in snapshot {
+        let path = tree.join(path);
+        if content(&path)?.as_ref() != Some(bytes) {
+            fs::create_dir_all(path.parent().unwrap_or(tree))
+                .and_then(|()| fs::write(&path, bytes))
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        Ok(Self { files })
     }
+    prune(tree, tree, snapshot).with_context(|| format!("cannot clear {}", tree.display()))
+}
 
-    fn changed(&self) -> Result<bool> {
-        for (path, before) in &self.files {
-            if content(path)? != *before {
-                return Ok(true);
+/// Removes the files that are not in the snapshot, and the folders that this empties.
+fn prune(tree: &Path, folder: &Path, snapshot: &Snapshot) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            prune(tree, &path, snapshot)?;
+            if fs::read_dir(&path)?.next().is_none() {
+                fs::remove_dir(&path)?;
             }
+        } else if !snapshot.contains_key(path.strip_prefix(tree)?) && !path.ends_with("Cargo.lock")
+        {
+            // The lock file stays: cargo makes one if the tree has none.
+            fs::remove_file(&path)?;
         }
-        Ok(false)
     }
-
-    /// Writing gives the files a new time, by which cargo sees that they changed.
-    fn now(self) -> Result<()> {
-        for (path, before) in self.files {
-            match before {
-                Some(bytes) => fs::write(&path, bytes),
-                None => fs::remove_file(&path),
-            }
-            .with_context(|| format!("cannot restore {}", path.display()))?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// A file's bytes, or nothing if there is no such file.
@@ -316,50 +339,6 @@ fn content(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-}
-
-/// Makes `to` hold what is tracked, or not ignored, in `from`. A file that is the same already is
-/// left alone, so that cargo does not compile it again.
-fn mirror(from: &Path, to: &Path) -> Result<()> {
-    let listed = run::stdout_of(run::git(from).args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]))?;
-    let mut wanted = BTreeSet::new();
-    for name in listed.split_terminator('\0') {
-        // A tracked file that was deleted is listed all the same.
-        let Some(bytes) = content(&from.join(name))? else {
-            continue;
-        };
-        let copy = to.join(name);
-        if content(&copy)?.as_ref() != Some(&bytes) {
-            fs::create_dir_all(copy.parent().unwrap_or(to))?;
-            fs::write(&copy, bytes)?;
-        }
-        wanted.insert(copy);
-    }
-    prune(to, &wanted)
-}
-
-/// Removes the files that are not wanted, and the folders that this empties.
-fn prune(folder: &Path, wanted: &BTreeSet<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            prune(&path, wanted)?;
-            if fs::read_dir(&path)?.next().is_none() {
-                fs::remove_dir(&path)?;
-            }
-        // The copy gets a lock file of its own if the tree has none.
-        } else if !wanted.contains(&path) && path.file_name() != Some(OsStr::new("Cargo.lock")) {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -374,49 +353,47 @@ mod tests {
     }
 
     #[test]
-    fn undoing_restores_what_was_changed_added_and_removed() {
-        let folder = scratch("undo");
-        fs::write(folder.join("changed"), "1").unwrap();
-        fs::write(folder.join("removed"), "2").unwrap();
-        let touched = ["changed", "added", "removed"].map(PathBuf::from);
-        let undo = Undo::new(&folder, &touched).unwrap();
-        assert!(!undo.changed().unwrap());
-        fs::write(folder.join("changed"), "x").unwrap();
-        fs::write(folder.join("added"), "x").unwrap();
-        fs::remove_file(folder.join("removed")).unwrap();
-        assert!(undo.changed().unwrap());
-        undo.now().unwrap();
-        let now = touched
-            .each_ref()
-            .map(|name| fs::read_to_string(folder.join(name)).ok());
-        assert_eq!(now, [Some("1".to_owned()), None, Some("2".to_owned())]);
-        fs::remove_dir_all(folder).unwrap();
+    fn a_snapshot_holds_what_git_would_add() {
+        let root = scratch("snapshot");
+        assert!(run::status(run::git(&root).args(["init", "--quiet"])).unwrap());
+        fs::create_dir_all(root.join("a")).unwrap();
+        fs::write(root.join("a/new"), "1").unwrap();
+        fs::write(root.join(".gitignore"), "ignored\n").unwrap();
+        fs::write(root.join("ignored"), "2").unwrap();
+        fs::write(root.join("deleted"), "3").unwrap();
+        assert!(run::status(run::git(&root).args(["add", "deleted"])).unwrap());
+        fs::remove_file(root.join("deleted")).unwrap();
+        let names: Vec<_> = snapshot(&root).unwrap().into_keys().collect();
+        assert_eq!(names, [Path::new(".gitignore"), Path::new("a/new")]);
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
-    fn a_mirror_follows_the_tree_and_leaves_equal_files_alone() {
-        let folder = scratch("mirror");
-        let (from, to) = (folder.join("from"), folder.join("to"));
-        fs::create_dir_all(from.join("a")).unwrap();
-        assert!(run::status(run::git(&from).args(["init", "--quiet"])).unwrap());
-        fs::write(from.join("a/kept"), "1").unwrap();
-        fs::write(from.join("gone"), "2").unwrap();
-        fs::write(from.join(".gitignore"), "ignored\n").unwrap();
-        fs::write(from.join("ignored"), "3").unwrap();
-        mirror(&from, &to).unwrap();
-        assert!(to.join("gone").exists() && !to.join("ignored").exists());
+    fn restoring_undoes_everything_and_leaves_equal_files_alone() {
+        let tree = scratch("restore");
+        let names = ["a/kept", "a/changed", "removed"].map(PathBuf::from);
+        let snapshot: Snapshot = names
+            .iter()
+            .map(|name| (name.clone(), b"1".to_vec()))
+            .collect();
+        restore(&tree, &snapshot).unwrap();
+        let time = |path: &str| fs::metadata(tree.join(path)).unwrap().modified().unwrap();
+        let before = [time("a/kept"), time("a/changed")];
 
-        let time = |path: &str| fs::metadata(to.join(path)).unwrap().modified().unwrap();
-        let before = time("a/kept");
-        fs::remove_file(from.join("gone")).unwrap();
-        fs::write(to.join(".gitignore"), "broken by a mutant").unwrap();
-        mirror(&from, &to).unwrap();
-        assert_eq!(time("a/kept"), before);
-        assert!(!to.join("gone").exists());
-        assert_eq!(
-            fs::read_to_string(to.join(".gitignore")).unwrap(),
-            "ignored\n"
+        fs::write(tree.join("a/changed"), "x").unwrap();
+        fs::remove_file(tree.join("removed")).unwrap();
+        fs::create_dir_all(tree.join("b")).unwrap();
+        fs::write(tree.join("b/added"), "x").unwrap();
+        restore(&tree, &snapshot).unwrap();
+
+        assert!(
+            names
+                .iter()
+                .all(|name| fs::read(tree.join(name)).unwrap() == b"1")
         );
-        fs::remove_dir_all(folder).unwrap();
+        assert!(!tree.join("b").exists());
+        assert_eq!(time("a/kept"), before[0]);
+        assert!(time("a/changed") > before[1]);
+        fs::remove_dir_all(tree).unwrap();
     }
 }

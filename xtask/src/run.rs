@@ -278,15 +278,19 @@ mod tests {
         assert!(gone(ended.text.trim()));
     }
 
-    /// Gone, or dead and not yet collected by the process that inherited it.
+    /// Whether a process is gone, or dead and not yet collected by the one that inherited it. The
+    /// signal is on its way when the test asks, so the kernel gets some time.
     fn gone(id: &str) -> bool {
-        std::fs::read_to_string(format!("/proc/{id}/stat")).map_or(true, |stat| {
-            stat.rsplit(')')
-                .next()
-                .unwrap_or("")
-                .trim_start()
-                .starts_with('Z')
-        })
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(10) {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            let state = stat.rsplit(')').next().unwrap_or_default();
+            if stat.is_empty() || state.trim_start().starts_with('Z') {
+                return true;
+            }
+            thread::yield_now();
+        }
+        false
     }
 
     #[test]
