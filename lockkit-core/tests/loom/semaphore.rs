@@ -9,7 +9,7 @@ use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::atomic::{AtomicUsize, Ordering};
 use lockkit_core::sync::thread::{JoinHandle, spawn};
 use lockkit_core::{AcquireError, Semaphore, TryAcquireError};
-use lockkit_test::wake::on_wake;
+use lockkit_test::wake::{on_drop, on_wake};
 
 fn semaphore(permits: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(permits).unwrap())
@@ -188,6 +188,32 @@ fn a_waker_may_call_back_whoever_wakes_it() {
         releases.join().unwrap();
         closes.join().unwrap();
         drop(waiting);
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutant: E29
+#[test]
+fn a_waker_may_call_back_when_it_is_dropped() {
+    check("semaphore: a dropped waker that calls back", 2, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let waker = on_drop({
+            let semaphore = Arc::clone(&semaphore);
+            move || {
+                let _ = semaphore.waiting();
+            }
+        });
+        let mut waiting = semaphore.acquire_owned();
+        assert!(
+            pin!(&mut waiting)
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        drop(waker);
+        let releases = spawn(move || drop(held));
+        drop(waiting);
+        releases.join().unwrap();
         all_is_back(&semaphore);
     });
 }
