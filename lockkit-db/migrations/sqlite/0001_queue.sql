@@ -62,6 +62,8 @@ CREATE TABLE lockkit_job (
     max_attempts INTEGER NOT NULL,
     session_id   INTEGER,
     claimed_at   INTEGER,
+    -- The session's number of the claim, so that one whose reply was lost can be asked for again.
+    claim_seq    INTEGER,
     enqueued_at  INTEGER NOT NULL,
     kind         TEXT NOT NULL,
     payload      BLOB NOT NULL,

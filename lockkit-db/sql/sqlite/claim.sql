@@ -1,5 +1,5 @@
 -- Claims up to ?3 ready jobs of queue ?2 for session ?1, in one statement.
--- Takes:   ?1 session, ?2 queue name, ?3 how many
+-- Takes:   ?1 session, ?2 queue name, ?3 how many, ?4 the session's number of this claim
 -- Returns: a row per claimed job, in no order (the caller sorts); none if the session's lease is over
 -- Costs:   one probe of the ready index and ?3 row updates
 -- The attempt is counted here, so that a job that kills its worker cannot be tried for ever.
@@ -7,6 +7,7 @@
 UPDATE lockkit_job
 SET state = 1,
     session_id = ?1,
+    claim_seq = ?4,
     claimed_at = (SELECT ms FROM lockkit_now),
     attempt = attempt + 1,
     epoch = max(epoch + 1, (SELECT ms FROM lockkit_now) * 1000)

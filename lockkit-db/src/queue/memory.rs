@@ -106,6 +106,8 @@ struct Row {
     kind: String,
     payload: Vec<u8>,
     error: Option<String>,
+    /// The number of the claim under which it is held.
+    claim_seq: u64,
 }
 
 /// Where a live job is.
@@ -423,6 +425,7 @@ impl Tables {
             kind: job.kind.clone(),
             payload: job.payload.clone(),
             error: None,
+            claim_seq: 0,
         };
         self.jobs.insert(self.next_job, row);
         JobId(self.next_job)
@@ -439,27 +442,29 @@ impl Tables {
         if !self.lives(session, now) {
             return Vec::new();
         }
-        let ready = self
-            .jobs
-            .iter_mut()
-            .filter(|(_, job)| job.state == State::Ready && job.queue == spec.queue);
+        if spec.again {
+            let mine = |job: &Row| {
+                matches!(job.state, State::Claimed { session: by, .. } if by == session)
+                    && job.claim_seq == spec.seq
+            };
+            let held = self.jobs.iter().filter(|(_, job)| mine(job));
+            let mut held: Vec<_> = held.collect();
+            if !held.is_empty() {
+                held.sort_by_key(|(id, job)| (job.priority, job.run_at, **id));
+                return held.into_iter().map(|(id, job)| job.claimed(*id)).collect();
+            }
+        }
+        let ready = |job: &Row| job.state == State::Ready && job.queue == spec.queue;
+        let ready = self.jobs.iter_mut().filter(|(_, job)| ready(job));
         let mut ready: Vec<_> = ready.collect();
         ready.sort_by_key(|(id, job)| (job.priority, job.run_at, **id));
         ready.truncate(spec.n);
         let claim = |(id, job): (&i64, &mut Row)| {
             job.state = State::Claimed { session, at: now };
+            job.claim_seq = spec.seq;
             job.attempt += 1;
             job.epoch = (job.epoch + 1).max(now * 1000);
-            ClaimedJob {
-                id: JobId(*id),
-                epoch: Fence::try_from(job.epoch).expect("an epoch is at least 1"),
-                attempt: job.attempt,
-                max_attempts: job.max_attempts,
-                priority: job.priority,
-                waited: Duration::from_millis((now - job.run_at).max(0) as u64),
-                kind: job.kind.clone(),
-                payload: job.payload.clone(),
-            }
+            job.claimed(*id)
         };
         ready.into_iter().map(claim).collect()
     }
@@ -611,6 +616,23 @@ impl Tables {
 }
 
 impl Row {
+    /// What a claim answers with.
+    fn claimed(&self, id: i64) -> ClaimedJob {
+        let State::Claimed { at, .. } = self.state else {
+            unreachable!("it was just claimed")
+        };
+        ClaimedJob {
+            id: JobId(id),
+            epoch: Fence::try_from(self.epoch).expect("an epoch is at least 1"),
+            attempt: self.attempt,
+            max_attempts: self.max_attempts,
+            priority: self.priority,
+            waited: Duration::from_millis((at - self.run_at).max(0) as u64),
+            kind: self.kind.clone(),
+            payload: self.payload.clone(),
+        }
+    }
+
     /// Back from a worker's hands, for now or for later.
     fn rest(&mut self, delay: Duration, now: i64) {
         let delay = delay.as_micros().div_ceil(1000) as i64;

@@ -340,7 +340,8 @@ impl JobStore for SqliteStore {
             let attempt = async {
                 let mut exchange = Exchange::default();
                 let Some(batch) = &prepared else {
-                    // Alone, a claim is one statement and needs no transaction around it.
+                    // Alone, a claim is one statement and needs no transaction around it; nor does
+                    // one that is asked for again, for whom should it race with?
                     if let Some(spec) = claim {
                         exchange.claimed =
                             claim_jobs(turn.connection().await?, session, spec).await?;
@@ -620,12 +621,23 @@ async fn claim_jobs(
     session: &Session,
     spec: &ClaimSpec,
 ) -> Result<Vec<ClaimedJob>, sqlx::Error> {
-    let rows = sqlx::query(sql!("claim"))
-        .bind(session.id)
-        .bind(&spec.queue)
-        .bind(spec.n as i64)
-        .fetch_all(connection)
-        .await?;
+    let mut rows = Vec::new();
+    if spec.again {
+        rows = sqlx::query(sql!("claim_again"))
+            .bind(session.id)
+            .bind(spec.seq as i64)
+            .fetch_all(&mut *connection)
+            .await?;
+    }
+    if rows.is_empty() {
+        rows = sqlx::query(sql!("claim"))
+            .bind(session.id)
+            .bind(&spec.queue)
+            .bind(spec.n as i64)
+            .bind(spec.seq as i64)
+            .fetch_all(connection)
+            .await?;
+    }
     let mut jobs = Vec::with_capacity(rows.len());
     for row in &rows {
         let epoch: i64 = row.get(1);

@@ -30,8 +30,8 @@ pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 ///
 /// Every method may be dropped at any await: the store is left whole, and whether the
 /// operation happened is unknown. [`exchange`](Self::exchange) can then be sent again as it was:
-/// a batch of acknowledgements that had been committed is answered from memory, not done twice.
-/// Jobs that a lost reply had claimed come back when the session ends.
+/// a batch of acknowledgements that had been committed is answered from memory, not done twice,
+/// and a numbered claim that had been made is answered with the same jobs.
 pub trait JobStore: Send + Sync + 'static {
     /// Puts jobs into a queue, all or none, and returns their ids in the same order.
     ///
@@ -188,20 +188,47 @@ pub struct ClaimSpec {
     pub queue: String,
     /// How many at most.
     pub n: usize,
+    /// The claim's number within its session. Claims that are never asked for again need none.
+    pub seq: u64,
+    /// This number was sent before and its reply was lost. What the session holds under it is
+    /// given again; only if that is nothing, jobs are claimed.
+    pub again: bool,
 }
 
 impl ClaimSpec {
-    /// At most `n` jobs of a queue.
+    /// At most `n` jobs of a queue, without a number.
     #[must_use]
     pub fn new(queue: impl Into<String>, n: usize) -> Self {
         Self {
             queue: queue.into(),
             n,
+            seq: 0,
+            again: false,
         }
+    }
+
+    /// With a number, so that it can be asked for again.
+    #[must_use]
+    pub fn numbered(mut self, seq: u64) -> Self {
+        self.seq = seq;
+        self
+    }
+
+    /// The same claim once more, its reply having been lost.
+    #[must_use]
+    pub fn again(mut self) -> Self {
+        self.again = true;
+        self
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         check_name("queue", &self.queue)?;
+        if self.seq > i64::MAX as u64 || (self.again && self.seq == 0) {
+            return Err(Error::invalid(
+                "seq",
+                "must be from 1 to 9223372036854775807",
+            ));
+        }
         check_batch("n", self.n)
     }
 }

@@ -697,6 +697,8 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
     async fn settle_and_claim(self: Arc<Self>) {
         let mut pause = Duration::from_millis(5);
         let mut failures = 0;
+        // The number of the last claim, and whether its reply was lost.
+        let (mut seq, mut again) = (0, false);
         loop {
             let (batch, want) = match self.look().await {
                 Look::Exchange { batch, want } => (batch, want),
@@ -713,8 +715,12 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 self.claims.fence();
                 continue;
             }
-            let claim = (want > 0)
-                .then(|| ClaimSpec::new(&*self.config().queue, want.min(super::MAX_BATCH)));
+            let claim = (want > 0).then(|| {
+                seq += u64::from(!again);
+                let n = want.min(super::MAX_BATCH);
+                let spec = ClaimSpec::new(&*self.config().queue, n).numbered(seq);
+                if again { spec.again() } else { spec }
+            });
             let store = &self.shared.store;
             match store
                 .exchange(&self.session, batch.as_deref(), claim.as_ref())
@@ -724,6 +730,7 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                     pause = Duration::from_millis(5);
                     failures = 0;
                     if let Some(claim) = claim {
+                        again = false;
                         self.shared.stats.lock().claimed += exchange.claimed.len() as u64;
                         self.claims
                             .deliver(exchange.claimed, claim.n, Instant::now().into_std());
@@ -738,7 +745,9 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                     }
                 }
                 Err(error) => {
-                    // The batch stays where it is and is sent again under its number.
+                    // The batch stays where it is and is sent again under its number, and so is
+                    // the claim: its jobs must not be forgotten by a worker that lives.
+                    again |= claim.is_some() && error.is_unknown();
                     self.shared.count_error(&error);
                     failures += u32::from(!matches!(error, Error::Busy { .. }));
                     if failures == MOST_FAILURES {

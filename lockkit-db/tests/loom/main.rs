@@ -47,7 +47,12 @@ fn job(id: i64) -> ClaimedJob {
 }
 
 fn claims(window: usize, batch: usize) -> Arc<Claims> {
-    Arc::new(Claims::new(Limits { window, low: 0, batch, flush_after: Duration::ZERO }))
+    Arc::new(Claims::new(Limits {
+        window,
+        low: 0,
+        batch,
+        flush_after: Duration::ZERO,
+    }))
 }
 
 fn now() -> Instant {
@@ -74,7 +79,9 @@ fn lane(claims: &Claims, store: &Mutex<Store>, mut lost: usize) {
             Look::Wait { .. } => Poll::Pending,
             look => Poll::Ready(look),
         }));
-        let Look::Exchange { batch, want } = look else { break };
+        let Look::Exchange { batch, want } = look else {
+            break;
+        };
         if want > 0 {
             // There is never more than what the scene began with.
             claims.deliver(Vec::new(), want, now());
@@ -88,14 +95,21 @@ fn lane(claims: &Claims, store: &Mutex<Store>, mut lost: usize) {
         let answer = vec![Settlement::Accepted; batch.acks.len()];
         for (ack, _) in claims.settled(batch.seq, &answer) {
             // Mutant C13: an end is told before it is committed.
-            assert!(store.lock().settled.contains_key(&ack.id.0), "told only after the commit");
+            assert!(
+                store.lock().settled.contains_key(&ack.id.0),
+                "told only after the commit"
+            );
         }
     }
 }
 
 fn commit(store: &mut Store, batch: &AckBatch) {
     if let Some(n) = store.batches.insert(batch.seq, batch.acks.len()) {
-        assert_eq!(n, batch.acks.len(), "under one number always the same acknowledgements");
+        assert_eq!(
+            n,
+            batch.acks.len(),
+            "under one number always the same acknowledgements"
+        );
         return;
     }
     for ack in &batch.acks {
@@ -122,8 +136,16 @@ fn prefetched_jobs_are_begun_or_given_back_at_a_drain() {
         let begun = worker.join().unwrap();
         lane.join().unwrap();
         let store = store.lock();
-        let done = store.settled.values().filter(|end| **end != Verdict::Release).count();
-        assert_eq!((store.settled.len(), done), (2, begun), "all settled, the begun ones as done");
+        let done = store
+            .settled
+            .values()
+            .filter(|end| **end != Verdict::Release)
+            .count();
+        assert_eq!(
+            (store.settled.len(), done),
+            (2, begun),
+            "all settled, the begun ones as done"
+        );
         assert_eq!(claims.held(), claims::Held::default());
     });
 }
@@ -169,7 +191,9 @@ fn a_finished_acknowledgement_wakes_the_lane() {
                 Look::Wait { .. } => Poll::Pending,
                 look => Poll::Ready(look),
             }));
-            let Look::Exchange { batch, want } = look else { panic!("the session is open") };
+            let Look::Exchange { batch, want } = look else {
+                panic!("the session is open")
+            };
             if want > 0 {
                 claims.deliver(Vec::new(), want, now());
             }
@@ -205,7 +229,11 @@ fn a_fence_begins_nothing_more_and_still_offers_what_is_finished() {
         let begun = worker.join().unwrap();
         lane.join().unwrap();
         let store = store.lock();
-        assert_eq!(store.settled.len(), begun, "what was begun was offered, and nothing else");
+        assert_eq!(
+            store.settled.len(),
+            begun,
+            "what was begun was offered, and nothing else"
+        );
         assert!(!store.settled.contains_key(&3));
         assert_eq!(claims.held(), claims::Held::default());
     });
@@ -237,7 +265,10 @@ fn a_handler_that_is_dropped_does_not_hold_a_drain_up() {
         claims.close(now());
         handler.join().unwrap();
         lane.join().unwrap();
-        assert!(store.lock().settled.is_empty(), "the store gives it back, not we");
+        assert!(
+            store.lock().settled.is_empty(),
+            "the store gives it back, not we"
+        );
     });
 }
 
@@ -259,7 +290,13 @@ fn news_of_work_is_not_lost_on_the_lane() {
             Look::Wait { .. } => Poll::Pending,
             look => Poll::Ready(look),
         }));
-        assert_eq!(look, Look::Exchange { batch: None, want: 1 });
+        assert_eq!(
+            look,
+            Look::Exchange {
+                batch: None,
+                want: 1
+            }
+        );
         scout.join().unwrap();
     });
 }
@@ -283,9 +320,15 @@ fn a_lease_once_lost_is_never_valid_again() {
         let second = lease.is_valid(3);
         assert!(first || !second, "once lost it stays lost");
         let (late, timely) = (late.join().unwrap(), timely.join().unwrap());
-        assert!(timely || !late, "the late answer counts only where the timely one came first");
+        assert!(
+            timely || !late,
+            "the late answer counts only where the timely one came first"
+        );
         let ends = lease.is_valid(3);
-        assert!(second || !first || ends, "what was valid and not lost since is valid");
+        assert!(
+            second || !first || ends,
+            "what was valid and not lost since is valid"
+        );
         if !first {
             assert!(!ends, "the dispatcher was told that it is over");
         }
@@ -323,8 +366,16 @@ fn nothing_is_begun_once_the_lease_has_been_called_lost() {
         let begun = handler.join().unwrap();
         heart.join().unwrap();
         let held = claims.held();
-        assert_eq!((held.waiting, held.started), (0, 0), "nothing waits and nothing runs");
-        assert_eq!(held.unsettled, usize::from(begun), "what was begun is offered to the store");
+        assert_eq!(
+            (held.waiting, held.started),
+            (0, 0),
+            "nothing waits and nothing runs"
+        );
+        assert_eq!(
+            held.unsettled,
+            usize::from(begun),
+            "what was begun is offered to the store"
+        );
         assert!(told || !lease.is_valid(0));
     });
 }

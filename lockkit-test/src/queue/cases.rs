@@ -463,6 +463,29 @@ mod all {
         );
     }
 
+    pub async fn a_claim_sent_again_gets_the_same_jobs<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 5).await;
+        let (a, b) = (Hand::new(store, "a").await, Hand::new(store, "b").await);
+        let exchange = async |hand: &Hand<B::Store>, spec: ClaimSpec| {
+            let exchange = store.exchange(&hand.session, None, Some(&spec)).await;
+            exchange.unwrap().claimed
+        };
+        let spec = ClaimSpec::new("q", 2);
+        let first = exchange(&a, spec.clone().numbered(1)).await;
+        assert_eq!(exchange(&a, spec.clone().numbered(1).again()).await, first);
+        // A number is its session's own, and one that never arrived claims now.
+        let other = exchange(&b, spec.clone().numbered(1).again()).await;
+        let second = exchange(&a, spec.clone().numbered(2).again()).await;
+        assert_eq!((first.len(), other.len(), second.len()), (2, 2, 1));
+        bench.advance(LEASE).await;
+        assert!(
+            exchange(&a, spec.numbered(1).again()).await.is_empty(),
+            "lost is lost"
+        );
+        assert_eq!(store.upkeep().await.unwrap().requeued, 5);
+    }
+
     pub async fn a_lost_session_claims_nothing<B: Bench>(bench: B) {
         let store = bench.store();
         let a = Hand::new(store, "a").await;

@@ -30,6 +30,7 @@ macro_rules! queue_conformance {
             a_batch_sent_again_is_answered_alike_and_done_once
             a_stale_entry_harms_no_other
             one_exchange_settles_and_then_claims
+            a_claim_sent_again_gets_the_same_jobs
             a_lost_session_claims_nothing
             a_restarted_worker_of_the_same_name_hides_nothing
             closing_a_session_gives_back_what_it_holds

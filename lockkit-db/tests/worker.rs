@@ -1,0 +1,443 @@
+//! The worker against a store that fails, a clock that stands, and handlers that misbehave.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lockkit_core::retry::Backoff;
+use lockkit_db::Error;
+use lockkit_db::queue::{
+    ClaimSpec, Completion, Fault, Job, JobId, JobStore, MemoryStore, NewJob, Op, SessionSpec,
+    Settlement, Worker, WorkerBuilder, WorkerStats,
+};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+
+const LEASE: Duration = Duration::from_secs(10);
+const NONE: JobId = JobId(0);
+
+async fn store(jobs: usize) -> Arc<MemoryStore> {
+    let store = Arc::new(MemoryStore::on_tokio_clock());
+    if jobs > 0 {
+        store
+            .enqueue("default", &vec![NewJob::new("k", b"p".to_vec()); jobs])
+            .await
+            .unwrap();
+    }
+    store
+}
+
+fn worker<H>(store: &Arc<MemoryStore>, handler: H) -> WorkerBuilder<MemoryStore, H>
+where
+    H: lockkit_db::queue::Handler,
+{
+    Worker::builder(Arc::clone(store), handler)
+        .lease(LEASE)
+        .slots(4)
+        .prefetch(4)
+        .backoff(Backoff::fixed(Duration::from_millis(100)))
+}
+
+/// Ready when the store holds no live job any more.
+async fn emptied(store: &MemoryStore) {
+    loop {
+        let stats = store.stats().await.unwrap();
+        if stats.ready + stats.claimed + stats.scheduled == 0 {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn done(_: Job) -> lockkit_db::queue::HandlerResult {
+    Ok(Completion::Done)
+}
+
+async fn total(store: &MemoryStore) -> lockkit_db::queue::WorkerTotals {
+    store.stats().await.unwrap().workers.remove(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_job_is_done_and_counted_once() {
+    let store = store(1000).await;
+    let worker = worker(&store, done).build().unwrap();
+    let stats = worker.run(emptied(&store)).await;
+    assert_eq!(
+        (stats.claimed, stats.done, stats.stale, stats.lost),
+        (1000, 1000, 0, 0)
+    );
+    assert_eq!(total(&store).await.done, 1000);
+    assert_eq!(
+        (stats.prefetched, stats.running, stats.unsettled),
+        (0, 0, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_handlers_run_than_there_are_slots() {
+    let store = store(100).await;
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handler = {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        move |_: Job| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                sleep(Duration::from_millis(10)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok(Completion::Done)
+            }
+        }
+    };
+    worker(&store, handler)
+        .build()
+        .unwrap()
+        .run(emptied(&store))
+        .await;
+    assert_eq!(most.load(Ordering::SeqCst), 4, "all of them, and no more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_and_panics_are_tried_again_and_then_dead_with_their_causes() {
+    let store = store(0).await;
+    for kind in ["fails", "panics", "hopeless", "huge"] {
+        store
+            .enqueue(
+                "default",
+                &[NewJob::new(kind, b"".to_vec()).max_attempts(2)],
+            )
+            .await
+            .unwrap();
+    }
+    let runs = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let runs = Arc::clone(&runs);
+        move |job: Job| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match &*job.kind {
+                    "fails" => Err(Error::Unknown {
+                        source: "the wire was cut".into(),
+                    }
+                    .into()),
+                    "panics" => panic!("attempt {}", job.attempt),
+                    "hopeless" => Ok(Completion::Dead("no such photo".into())),
+                    _ => Ok(Completion::DoneWith(vec![
+                        0;
+                        lockkit_db::queue::MAX_PAYLOAD + 1
+                    ])),
+                }
+            }
+        }
+    };
+    worker(&store, handler)
+        .build()
+        .unwrap()
+        .run(emptied(&store))
+        .await;
+    let dead = store.dead(NONE, 10).await.unwrap();
+    let error = |kind: &str| &*dead.iter().find(|job| job.kind == kind).unwrap().error;
+    assert!(error("fails").ends_with("unknown\ncaused by: the wire was cut"));
+    assert_eq!(error("panics"), "the handler panicked: attempt 2");
+    assert_eq!(error("hopeless"), "no such photo");
+    assert!(error("huge").starts_with("the handler's answer is invalid: result:"));
+    assert_eq!(
+        runs.load(Ordering::SeqCst),
+        6,
+        "two that are tried twice, two that die at once"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_replies_are_made_good() {
+    let store = store(200).await;
+    let worker = worker(&store, async |_: Job| {
+        sleep(Duration::from_millis(5)).await;
+        Ok(Completion::Done)
+    })
+    .batch(8)
+    .build()
+    .unwrap();
+    for at in 0..40 {
+        let fault = [Fault::LoseReply, Fault::LoseRequest, Fault::Refuse][at % 3];
+        store.inject(Op::Exchange, fault);
+        store.inject(Op::Renew, fault);
+        store.inject(Op::Upkeep, fault);
+    }
+    store.inject(Op::OpenSession, Fault::LoseReply);
+    let stats = worker.run(emptied(&store)).await;
+    assert_eq!(total(&store).await.done, 200);
+    assert_eq!(stats.done, 200, "the worker was told of each");
+    assert!(stats.store_errors > 0 && stats.busy_errors > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_whose_claim_got_no_reply_are_not_forgotten_by_a_worker_that_lives() {
+    // Mutant: an unknown claim is followed by a new one.
+    let store = store(20).await;
+    let worker = worker(&store, done).build().unwrap();
+    store.inject(Op::Exchange, Fault::LoseReply);
+    let stats = worker.run(emptied(&store)).await;
+    assert_eq!((stats.done, stats.lost, stats.store_errors), (20, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_reach_the_store_stops_by_its_own_clock() {
+    // Mutant: the lease is trusted until the store says otherwise.
+    let store = store(8).await;
+    let cancelled = Arc::new(AtomicUsize::new(0));
+    struct OnDrop(Arc<AtomicUsize>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let first = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let (cancelled, first) = (Arc::clone(&cancelled), Arc::clone(&first));
+        move |_: Job| {
+            let (cancelled, first) = (Arc::clone(&cancelled), Arc::clone(&first));
+            async move {
+                if first.fetch_add(1, Ordering::SeqCst) < 4 {
+                    let _count = OnDrop(cancelled);
+                    std::future::pending::<()>().await;
+                }
+                Ok(Completion::Done)
+            }
+        }
+    };
+    // The heartbeats of the first session all hang.
+    store.inject(Op::Renew, Fault::Hang);
+    let begun = Instant::now();
+    let worker = worker(&store, handler).build().unwrap();
+    let checked = async {
+        while cancelled.load(Ordering::SeqCst) < 4 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        // Its own clock is the faster one by a margin, so nobody else has them yet.
+        assert!(
+            begun.elapsed() < LEASE,
+            "stopped after {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(store.stats().await.unwrap().claimed, 8);
+        emptied(&store).await;
+    };
+    let stats = worker.run(checked).await;
+    assert_eq!((stats.sessions, stats.lost, stats.done), (2, 1, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_session_had_finished_is_offered_and_refused() {
+    let store = store(4).await;
+    for _ in 0..30 {
+        store.inject(Op::Renew, Fault::LoseRequest);
+    }
+    let handler = {
+        let (store, first) = (Arc::clone(&store), AtomicUsize::new(0));
+        move |_: Job| {
+            if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                // The lane tries again with growing pauses: so often that the store's lease is
+                // over when it gets through, and not so often that the worker has given up.
+                for _ in 0..18 {
+                    store.inject(Op::Exchange, Fault::Refuse);
+                }
+            }
+            async { Ok(Completion::Done) }
+        }
+    };
+    let stats = worker(&store, handler)
+        .build()
+        .unwrap()
+        .run(emptied(&store))
+        .await;
+    assert_eq!((stats.sessions, stats.lost), (2, 1));
+    assert_eq!(
+        (stats.stale, stats.done),
+        (4, 4),
+        "refused in the first, done in the second"
+    );
+    assert_eq!(total(&store).await.done, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_handlers_finish_and_gives_the_rest_back() {
+    // Mutant C19: prefetched jobs stay with a worker that is gone.
+    let store = store(50).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let handler = {
+        let gate = Arc::clone(&gate);
+        move |_: Job| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(Completion::Done)
+            }
+        }
+    };
+    let worker = worker(&store, handler).build().unwrap();
+    let until = async {
+        while worker.stats().running < 4 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        gate.add_permits(50);
+    };
+    let stats = worker.run(until).await;
+    let jobs = store.stats().await.unwrap();
+    assert_eq!(
+        (stats.done, stats.given_back),
+        (4, 46),
+        "what ran is done, what waited is back"
+    );
+    assert_eq!((jobs.claimed, jobs.ready), (0, 46), "nothing stays behind");
+    assert_eq!(total(&store).await.released, stats.given_back);
+    assert_eq!(total(&store).await.live, 0, "the session is closed");
+    // What was given back costs no attempt.
+    let spec = SessionSpec {
+        worker: "w".into(),
+        host: "h".into(),
+        lease: LEASE,
+    };
+    let session = store.open_session(&spec).await.unwrap();
+    let claim = ClaimSpec::new("default", 100);
+    let again = store
+        .exchange(&session, None, Some(&claim))
+        .await
+        .unwrap()
+        .claimed;
+    assert!(again.iter().all(|job| job.attempt == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_never_ends_holds_a_drain_up_for_its_time_only() {
+    let store = store(1).await;
+    let worker = worker(&store, async |_: Job| {
+        std::future::pending::<()>().await;
+        Ok(Completion::Done)
+    })
+    .drain(LEASE * 3)
+    .build()
+    .unwrap();
+    let begun = Instant::now();
+    let running = async {
+        while worker.stats().running == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let stats = worker.run(running).await;
+    assert!(begun.elapsed() >= LEASE * 3 && begun.elapsed() < LEASE * 4);
+    assert_eq!(
+        (stats.lost, stats.done),
+        (0, 0),
+        "the heartbeat went on during the drain"
+    );
+    let jobs = store.stats().await.unwrap();
+    assert_eq!((jobs.ready, jobs.claimed), (1, 0), "closing gave it back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_that_cannot_be_settled_do_not_stay_with_a_worker_that_lives() {
+    // Mutant C18: the error of an exchange is ignored for ever.
+    let store = store(4).await;
+    let handler = {
+        let (store, first) = (Arc::clone(&store), AtomicUsize::new(0));
+        move |_: Job| {
+            if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                for _ in 0..1000 {
+                    store.inject(Op::Exchange, Fault::LoseRequest);
+                }
+            }
+            async { Ok(Completion::Done) }
+        }
+    };
+    let worker = worker(&store, handler).build().unwrap();
+    // The worker lives and its heartbeats arrive, and yet it lets go of the jobs: first those
+    // it holds, then the session.
+    let given_up = async {
+        while worker.stats().lost == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let begun = Instant::now();
+    timeout(LEASE, worker.run(given_up))
+        .await
+        .expect("it gave the session up");
+    assert!(begun.elapsed() < LEASE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_worker_is_a_crashed_worker() {
+    let store = store(10).await;
+    let dying = worker(&store, async |_: Job| {
+        std::future::pending::<()>().await;
+        Ok(Completion::Done)
+    })
+    .build()
+    .unwrap();
+    let run = timeout(Duration::from_secs(1), dying.run(std::future::pending()));
+    assert!(run.await.is_err(), "it runs until it is dropped");
+    tokio::task::yield_now().await;
+    assert_eq!(store.stats().await.unwrap().claimed, 10);
+    let stats = worker(&store, done)
+        .name("other")
+        .build()
+        .unwrap()
+        .run(emptied(&store))
+        .await;
+    assert_eq!(stats.done, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_are_told_after_the_commit_and_only_once() {
+    let store = store(100).await;
+    let told = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::new()));
+    let worker = worker(&store, async |job: Job| {
+        assert_eq!(job.fence(), job.epoch);
+        Ok(Completion::DoneWith(b"r".to_vec()))
+    })
+    .on_settled({
+        let told = Arc::clone(&told);
+        move |end| {
+            *told
+                .lock()
+                .unwrap()
+                .entry((end.ack.id, end.settlement == Settlement::Accepted))
+                .or_insert(0) += 1
+        }
+    })
+    .build()
+    .unwrap();
+    worker.run(emptied(&store)).await;
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 100);
+    assert!(told.iter().all(|((_, accepted), n)| *accepted && *n == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_outside_their_limits_are_refused_by_name() {
+    let store = store(0).await;
+    let refused = |builder: WorkerBuilder<MemoryStore, _>, wanted: &str| match builder.build() {
+        Err(Error::Invalid { field, .. }) => assert_eq!(field, wanted),
+        other => panic!("{wanted} was not refused: {other:?}"),
+    };
+    let builder = || Worker::builder(Arc::clone(&store), done);
+    refused(builder().slots(0), "slots");
+    refused(builder().slots(usize::MAX), "slots");
+    refused(builder().batch(0), "batch");
+    refused(builder().batch(10_001), "batch");
+    refused(builder().prefetch(10_001), "prefetch");
+    refused(builder().lease(Duration::ZERO), "lease");
+    refused(builder().lease(Duration::MAX), "lease");
+    refused(builder().poll(Duration::ZERO), "poll");
+    refused(builder().queue(""), "queue");
+    refused(builder().name("x".repeat(65)), "worker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn statistics_of_a_fresh_worker_are_zero() {
+    let store = store(0).await;
+    assert_eq!(
+        worker(&store, done).build().unwrap().stats(),
+        WorkerStats::default()
+    );
+}
