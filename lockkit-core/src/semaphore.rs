@@ -363,6 +363,23 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// As [`Semaphore::acquire_many`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use lockkit_core::{AcquireTimeoutError, Semaphore};
+    ///
+    /// let semaphore = Semaphore::new(1)?;
+    /// let wait = Duration::from_millis(5);
+    /// let held = semaphore.acquire_timeout(1, wait).await?;
+    /// let late = semaphore.acquire_timeout(1, wait).await;
+    /// assert!(matches!(late, Err(AcquireTimeoutError::TimedOut { .. })));
+    /// # drop(held);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "tokio")]
     pub async fn acquire_timeout(
         &self,

@@ -81,7 +81,7 @@ proptest! {
         prop_assert_eq!(fence.to_string().parse(), Ok(fence));
     }
 
-    // Mutant: E28
+    // Mutant: E48
     #[test]
     fn a_minted_fence_is_above_the_last_and_not_behind_the_clock(
         previous in 1..TOP,

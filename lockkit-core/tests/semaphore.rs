@@ -374,7 +374,7 @@ mod wakers {
         assert_eq!((semaphore.waiting(), semaphore.available()), (0, 1));
     }
 
-    // Mutant: E29
+    // Mutant: E49
     #[test]
     fn a_waker_may_call_back_when_it_is_dropped() {
         let semaphore = Arc::new(semaphore(1));

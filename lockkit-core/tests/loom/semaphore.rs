@@ -35,7 +35,7 @@ fn all_is_back(semaphore: &Semaphore) {
     assert_eq!(semaphore.waiting(), 0);
 }
 
-// Mutant: E22
+// Mutant: E42
 #[test]
 fn release_and_enqueue_never_miss_each_other() {
     check("semaphore: release vs enqueue", 2, || {
@@ -50,7 +50,7 @@ fn release_and_enqueue_never_miss_each_other() {
 
 /// Also the proof of the orderings: the counter is read and written with relaxed ones, so each holder sees
 /// what the one before it wrote only if the semaphore says so.
-// Mutant: E20
+// Mutant: E40
 #[test]
 fn one_permit_is_a_mutex() {
     check("semaphore: one permit, three holders", 3, || {
@@ -76,7 +76,7 @@ fn one_permit_is_a_mutex() {
 
 /// The permits of two releases in one grant: what the first releaser did is seen too, although the second
 /// may hand its permit out before it gets to the lock.
-// Mutants: E20, E21
+// Mutants: E40, E41
 #[test]
 fn a_grant_of_two_releases_sees_both() {
     check("semaphore: one grant of two releases", 3, || {
@@ -192,7 +192,7 @@ fn a_waker_may_call_back_whoever_wakes_it() {
     });
 }
 
-// Mutant: E29
+// Mutant: E49
 #[test]
 fn a_waker_may_call_back_when_it_is_dropped() {
     check("semaphore: a dropped waker that calls back", 2, || {
@@ -238,7 +238,7 @@ fn closing_wakes_those_who_wait() {
     });
 }
 
-// Mutant: E27
+// Mutant: E47
 #[test]
 fn closing_and_granting_agree() {
     check("semaphore: close vs grant", 3, || {
@@ -257,7 +257,7 @@ fn closing_and_granting_agree() {
     });
 }
 
-// Mutant: E26
+// Mutant: E46
 #[test]
 fn closing_and_cancelling_agree() {
     check("semaphore: close vs cancel vs grant", 3, || {
@@ -303,7 +303,7 @@ fn nobody_overtakes_the_queue() {
     });
 }
 
-// Mutant: E24
+// Mutant: E44
 #[test]
 fn the_queue_is_served_in_order() {
     check("semaphore: order of service", 2, || {
@@ -325,7 +325,7 @@ fn the_queue_is_served_in_order() {
     });
 }
 
-// Mutant: E25
+// Mutant: E45
 #[test]
 fn weights_add_up() {
     check("semaphore: weights 2 and 1 and 1 of 2", 3, || {
@@ -353,7 +353,7 @@ fn weights_add_up() {
 
 /// Three grants are more than one hold of the lock wakes in a model. Between the two holds the permits that
 /// are left are neither lost nor anybody else's.
-// Mutant: E23
+// Mutant: E43
 #[test]
 fn a_crowd_is_served_over_several_holds_of_the_lock() {
     check("semaphore: a release in two batches", 3, || {
