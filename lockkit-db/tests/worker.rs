@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use lockkit_core::retry::Backoff;
 use lockkit_db::Error;
 use lockkit_db::queue::{
@@ -173,7 +174,7 @@ async fn lost_replies_are_made_good() {
 
 #[tokio::test(start_paused = true)]
 async fn jobs_whose_claim_got_no_reply_are_not_forgotten_by_a_worker_that_lives() {
-    // Mutant: an unknown claim is followed by a new one.
+    // Mutant Q7: an unknown claim is followed by a new one.
     let store = store(20).await;
     let worker = worker(&store, done).build().unwrap();
     store.inject(Op::Exchange, Fault::LoseReply);
@@ -183,7 +184,7 @@ async fn jobs_whose_claim_got_no_reply_are_not_forgotten_by_a_worker_that_lives(
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_cannot_reach_the_store_stops_by_its_own_clock() {
-    // Mutant: the lease is trusted until the store says otherwise.
+    // Mutant Q6: the lease is trusted until the store says otherwise.
     let store = store(8).await;
     let cancelled = Arc::new(AtomicUsize::new(0));
     struct OnDrop(Arc<AtomicUsize>);
@@ -396,8 +397,16 @@ async fn ends_are_told_after_the_commit_and_only_once() {
         Ok(Completion::DoneWith(b"r".to_vec()))
     })
     .on_settled({
-        let told = Arc::clone(&told);
+        let (told, store) = (Arc::clone(&told), Arc::clone(&store));
         move |end| {
+            // Mutant C13: an end is told before it is committed.
+            let after = store.completed(JobId(end.ack.id.0 - 1), 1).now_or_never();
+            let committed = after
+                .unwrap()
+                .unwrap()
+                .first()
+                .is_some_and(|job| job.id == end.ack.id);
+            assert!(committed);
             *told
                 .lock()
                 .unwrap()

@@ -94,7 +94,6 @@ fn lane(claims: &Claims, store: &Mutex<Store>, mut lost: usize) {
         }
         let answer = vec![Settlement::Accepted; batch.acks.len()];
         for (ack, _) in claims.settled(batch.seq, &answer) {
-            // Mutant C13: an end is told before it is committed.
             assert!(
                 store.lock().settled.contains_key(&ack.id.0),
                 "told only after the commit"
@@ -152,7 +151,7 @@ fn prefetched_jobs_are_begun_or_given_back_at_a_drain() {
 
 #[test]
 fn a_batch_whose_reply_was_lost_is_sent_again_as_it_was() {
-    // Mutant: a batch without an answer is taken apart and put into the next one.
+    // Mutant Q1: a batch without an answer is forgotten, and the next one takes its number.
     check("lost reply", 2, || {
         let (claims, store) = (claims(4, 1), Arc::new(Mutex::new(Store::default())));
         claims.deliver(vec![job(1), job(2)], 2, now());
@@ -174,7 +173,7 @@ fn a_batch_whose_reply_was_lost_is_sent_again_as_it_was() {
 
 #[test]
 fn a_finished_acknowledgement_wakes_the_lane() {
-    // Mutant: `finish` forgets the lane.
+    // Mutant Q2: `finish` forgets the lane.
     check("push vs flush", 2, || {
         let (claims, store) = (claims(1, 2), Arc::new(Mutex::new(Store::default())));
         claims.deliver(vec![job(1)], 1, now());
@@ -209,7 +208,7 @@ fn a_finished_acknowledgement_wakes_the_lane() {
 
 #[test]
 fn a_fence_begins_nothing_more_and_still_offers_what_is_finished() {
-    // Mutant: the fence leaves the claimed jobs for the dispatcher.
+    // Mutant Q3: the fence leaves the claimed jobs for the dispatcher.
     check("fence vs handlers", 3, || {
         let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
         claims.deliver(vec![job(1), job(2)], 2, now());
@@ -252,7 +251,7 @@ fn poll_once(claims: &Arc<Claims>) -> Option<i64> {
 
 #[test]
 fn a_handler_that_is_dropped_does_not_hold_a_drain_up() {
-    // Mutant: a dropped handler's claim stays counted as begun.
+    // Mutant Q4: a dropped handler's claim stays counted as begun.
     check("dropped handler vs drain", 3, || {
         let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
         claims.deliver(vec![job(1)], 1, now());
@@ -303,7 +302,7 @@ fn news_of_work_is_not_lost_on_the_lane() {
 
 #[test]
 fn a_lease_once_lost_is_never_valid_again() {
-    // Mutant: a heartbeat whose success comes late revives the lease.
+    // Mutant Q5: a heartbeat whose success comes late revives the lease.
     check("heartbeat vs fence vs start", 3, || {
         let lease = Arc::new(SessionLease::new(2_u64));
         // The heartbeat was sent at 1, for a lease of 5, and its answer comes at 3: too late.
@@ -337,7 +336,7 @@ fn a_lease_once_lost_is_never_valid_again() {
 
 #[test]
 fn nothing_is_begun_once_the_lease_has_been_called_lost() {
-    // Mutant: completion is counted as ours after the fence was told.
+    // Mutant Q3, seen from the handler.
     check("heartbeat vs completion vs fence", 3, || {
         let (claims, lease) = (claims(2, 1), Arc::new(SessionLease::new(1_u64)));
         claims.deliver(vec![job(1)], 1, now());

@@ -120,6 +120,7 @@ mod all {
     }
 
     pub async fn a_claim_gets_at_most_what_it_asked_for<B: Bench>(bench: B) {
+        // Mutant C15: one more.
         let store = bench.store();
         enqueue(store, 10).await;
         let a = Hand::new(store, "a").await;
@@ -171,6 +172,7 @@ mod all {
     }
 
     pub async fn another_session_cannot_settle<B: Bench>(bench: B) {
+        // Mutant C3: the job's id alone decides.
         let store = bench.store();
         enqueue(store, 1).await;
         let (mut a, mut b) = (Hand::new(store, "a").await, Hand::new(store, "b").await);
@@ -191,6 +193,7 @@ mod all {
     }
 
     pub async fn at_the_instant_its_lease_ends_a_session_is_lost_for_everyone<B: Bench>(bench: B) {
+        // Mutant C7: the end of the lease comes from another clock than the store's.
         // Mutant C9: heartbeat and reaper both accept this instant.
         let store = bench.store();
         enqueue(store, 2).await;
@@ -377,6 +380,7 @@ mod all {
     }
 
     pub async fn a_batch_sent_again_is_answered_alike_and_done_once<B: Bench>(bench: B) {
+        // Mutant Q9: the store does not know the number of its last batch.
         let store = bench.store();
         enqueue(store, 3).await;
         let mut a = Hand::new(store, "a").await;

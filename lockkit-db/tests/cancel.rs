@@ -1,0 +1,225 @@
+//! Every call of the SQLite store, dropped at every await: nothing half done, no transaction left
+//! open, and the next call works.
+//!
+//! Mutant A15: a dropped turn puts its connection back with the transaction open.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lockkit_db::queue::{
+    Ack, AckBatch, ClaimSpec, JobStore, NewJob, Session, SessionSpec, Settlement, SqliteOptions,
+    SqliteStore, Verdict,
+};
+use lockkit_db::sqlx::{self, Connection as _, SqliteConnection};
+use lockkit_test::cancel::{Cut, at_every_poll_async};
+use tempfile::TempDir;
+
+const LEASE: Duration = Duration::from_secs(3600);
+
+struct Scene {
+    store: SqliteStore,
+    /// Somebody else, who writes whenever he can.
+    other: tokio::sync::Mutex<SqliteConnection>,
+    _folder: TempDir,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jobs.db");
+        let store = SqliteStore::open_with(SqliteOptions::new(&path))
+            .await
+            .unwrap();
+        let other = SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+            .await
+            .unwrap();
+        Self {
+            store,
+            other: tokio::sync::Mutex::new(other),
+            _folder: folder,
+        }
+    }
+
+    async fn session(&self) -> Session {
+        let spec = SessionSpec {
+            worker: "w".into(),
+            host: "h".into(),
+            lease: LEASE,
+        };
+        self.store.open_session(&spec).await.unwrap()
+    }
+
+    async fn jobs(&self, n: usize) {
+        self.store
+            .enqueue("q", &vec![NewJob::new("k", vec![]); n])
+            .await
+            .unwrap();
+    }
+
+    /// No transaction is open: somebody else can write. (A statement that was under way when its
+    /// future was dropped may still run; that is what the wait of 5 s is for.)
+    async fn is_unlocked(&self) {
+        let mut other = self.other.lock().await;
+        sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK")
+            .execute(&mut *other)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_enqueue_puts_all_in_or_none() {
+    let scene = Scene::new().await;
+    let jobs = vec![NewJob::new("k", vec![]); 3];
+    at_every_poll_async(
+        || scene.store.enqueue("q", &jobs),
+        async |cut| {
+            scene.is_unlocked().await;
+            let ready = scene.store.stats().await.unwrap().ready;
+            assert_eq!(ready % 3, 0, "{cut}: {ready} jobs");
+        },
+    )
+    .await
+    .demand(3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_sent_again_is_answered_as_if_nothing_had_happened() {
+    let scene = Scene::new().await;
+    let round = AtomicU64::new(0);
+    let session = scene.session().await;
+    // Each round has a batch of its own: one job to end, one to give back, and one to claim.
+    let batch = tokio::sync::Mutex::new(None);
+    let prepare = async || {
+        scene.jobs(3).await;
+        let claim = ClaimSpec::new("q", 2);
+        let held = scene
+            .store
+            .exchange(&session, None, Some(&claim))
+            .await
+            .unwrap()
+            .claimed;
+        let seq = round.fetch_add(1, Ordering::Relaxed) + 1;
+        let acks = vec![
+            Ack::done(&held[0]),
+            Ack::new(&held[1], Verdict::Dead { error: "e".into() }),
+        ];
+        *batch.lock().await = Some((AckBatch { seq, acks }, ClaimSpec::new("q", 1).numbered(seq)));
+    };
+    prepare().await;
+    at_every_poll_async(
+        || async {
+            let current = batch.lock().await.clone().unwrap();
+            scene
+                .store
+                .exchange(&session, Some(&current.0), Some(&current.1))
+                .await
+        },
+        async |cut| {
+            scene.is_unlocked().await;
+            let (acks, claim) = batch.lock().await.clone().unwrap();
+            let again = scene
+                .store
+                .exchange(&session, Some(&acks), Some(&claim.again()))
+                .await
+                .unwrap();
+            assert_eq!(again.settled, [Settlement::Accepted; 2], "{cut}");
+            assert_eq!(again.claimed.len(), 1, "{cut}");
+            let stats = scene.store.stats().await.unwrap();
+            let rounds = round.load(Ordering::Relaxed);
+            assert_eq!(
+                (stats.workers[0].done, stats.dead),
+                (rounds, rounds),
+                "{cut}: once each"
+            );
+            assert_eq!((stats.ready, stats.claimed), (0, 1), "{cut}");
+            let done = AckBatch {
+                seq: acks.seq + 1_000_000,
+                acks: vec![Ack::new(&again.claimed[0], Verdict::Release)],
+            };
+            scene
+                .store
+                .exchange(&session, Some(&done), None)
+                .await
+                .unwrap();
+            // Away with it, so that every round begins alike.
+            let mut other = scene.other.lock().await;
+            sqlx::raw_sql("DELETE FROM lockkit_job")
+                .execute(&mut *other)
+                .await
+                .unwrap();
+            drop(other);
+            prepare().await;
+        },
+    )
+    .await
+    .demand(5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_open_renew_and_close_whole() {
+    let scene = Scene::new().await;
+    let spec = SessionSpec {
+        worker: "w".into(),
+        host: "h".into(),
+        lease: LEASE,
+    };
+    let check = async |_: Cut| scene.is_unlocked().await;
+    at_every_poll_async(|| scene.store.open_session(&spec), check)
+        .await
+        .demand(1);
+    let session = scene.session().await;
+    at_every_poll_async(|| scene.store.renew(&session), check)
+        .await
+        .demand(1);
+    scene.jobs(1).await;
+    let session = scene.session().await;
+    let claim = ClaimSpec::new("q", 1);
+    scene
+        .store
+        .exchange(&session, None, Some(&claim))
+        .await
+        .unwrap();
+    let whole = async |cut: Cut| {
+        scene.is_unlocked().await;
+        let stats = scene.store.stats().await.unwrap();
+        assert_eq!(stats.ready + stats.claimed, 1, "{cut}");
+    };
+    at_every_poll_async(|| scene.store.close_session(&session), whole)
+        .await
+        .demand(3);
+    assert_eq!(scene.store.stats().await.unwrap().ready, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upkeep_and_waiting_leave_nothing_open() {
+    let scene = Scene::new().await;
+    let check = async |_: Cut| {
+        scene.is_unlocked().await;
+        let spec = SessionSpec {
+            worker: "x".into(),
+            host: "h".into(),
+            lease: Duration::from_millis(10),
+        };
+        let session = scene.store.open_session(&spec).await.unwrap();
+        scene.jobs(1).await;
+        // Over at once: the next upkeep has something to do.
+        let claim = ClaimSpec::new("q", 1);
+        scene
+            .store
+            .exchange(&session, None, Some(&claim))
+            .await
+            .unwrap();
+        let mut other = scene.other.lock().await;
+        let over = "UPDATE lockkit_session SET lease_until = 0";
+        sqlx::raw_sql(over).execute(&mut *other).await.unwrap();
+    };
+    check(Cut::Unpolled).await;
+    at_every_poll_async(|| scene.store.upkeep(), check)
+        .await
+        .demand(3);
+    let limit = Duration::from_millis(5);
+    at_every_poll_async(|| scene.store.wait_for_work("none", limit), check)
+        .await
+        .demand(1);
+}

@@ -1,0 +1,307 @@
+//! What is SQLite's own: the file, its locks, the schema, the caller's transaction.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockkit_db::Error;
+use lockkit_db::queue::{
+    Ack, AckBatch, ClaimSpec, JobStore, NewJob, SessionSpec, Settlement, SqliteOptions, SqliteStore,
+};
+use lockkit_db::sqlx::{self, Connection as _, SqliteConnection};
+
+async fn raw(path: &Path) -> SqliteConnection {
+    SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+        .await
+        .unwrap()
+}
+
+fn jobs(n: usize) -> Vec<NewJob> {
+    vec![NewJob::new("k", vec![]); n]
+}
+
+fn spec(worker: &str) -> SessionSpec {
+    SessionSpec {
+        worker: worker.into(),
+        host: "h".into(),
+        lease: Duration::from_secs(60),
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_cannot_work_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let text = path("text");
+    std::fs::write(
+        &text,
+        "this is not a database, and it is longer than a header",
+    )
+    .unwrap();
+    let short = path("short");
+    std::fs::write(&short, "short").unwrap();
+    let read_only = path("read_only");
+    std::fs::write(&read_only, "").unwrap();
+    std::fs::set_permissions(&read_only, std::fs::Permissions::from_mode(0o444)).unwrap();
+    let damaged = path("damaged");
+    std::fs::write(
+        &damaged,
+        [b"SQLite format 3\0".as_slice(), &[0xff; 4096]].concat(),
+    )
+    .unwrap();
+    let before: Vec<_> = [&text, &short, &read_only, &damaged]
+        .map(|path| std::fs::read(path).unwrap())
+        .into();
+
+    for (path, problem) in [
+        (folder.path().to_owned(), "is a folder"),
+        (path("missing/jobs.db"), "its folder cannot be used"),
+        (text.join("jobs.db"), "its folder is not a folder"),
+        (text.clone(), "is not a SQLite database"),
+        (short.clone(), "is not a SQLite database"),
+        (read_only.clone(), "is read-only"),
+        (damaged.clone(), "is not a SQLite database"),
+        (":memory:".into(), "must be a plain path"),
+        ("file:jobs.db?mode=memory".into(), "must be a plain path"),
+        ("".into(), "the path is empty"),
+        ("a\0b".into(), "contains a NUL"),
+        ("/dev/null".into(), "is not a regular file"),
+    ] {
+        match SqliteStore::open(&path).await.err() {
+            Some(Error::File { problem: told, .. }) => {
+                assert!(told.contains(problem), "{}: {told}", path.display());
+            }
+            other => panic!("{} was not refused: {other:?}", path.display()),
+        }
+    }
+    let after: Vec<_> = [&text, &short, &read_only, &damaged]
+        .map(|path| std::fs::read(path).unwrap())
+        .into();
+    assert_eq!(before, after, "no file was touched");
+    let names: BTreeSet<_> = folder
+        .path()
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names.len(), 4, "and none was made: {names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_open_a_new_file_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let opens: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(SqliteStore::open(path.clone())))
+        .collect();
+    for open in opens {
+        open.await.unwrap().unwrap().stats().await.unwrap();
+    }
+    let row = sqlx::query("SELECT count(*) FROM lockkit_migration")
+        .fetch_one(&mut raw(&path).await)
+        .await
+        .unwrap();
+    assert_eq!(sqlx::Row::get::<i64, _>(&row, 0), 1, "each step once");
+}
+
+#[tokio::test]
+async fn tables_of_a_newer_version_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    drop(SqliteStore::open(&path).await.unwrap());
+    let newer = "INSERT INTO lockkit_migration VALUES (999, 'from the future', '')";
+    sqlx::raw_sql(newer)
+        .execute(&mut raw(&path).await)
+        .await
+        .unwrap();
+    let error = SqliteStore::open(&path).await.err().unwrap();
+    assert!(matches!(error, Error::Schema { .. }));
+    assert!(
+        error
+            .to_string()
+            .contains("999 (from the future), which is newer"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn jobs_enqueued_in_a_transaction_come_and_go_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let mut own = raw(&path).await;
+    sqlx::raw_sql("CREATE TABLE orders (id INTEGER)")
+        .execute(&mut own)
+        .await
+        .unwrap();
+    for commit in [false, true] {
+        let mut transaction = own.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        sqlx::raw_sql("INSERT INTO orders VALUES (1)")
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        let ids = store
+            .enqueue_in(&mut transaction, "q", &jobs(2))
+            .await
+            .unwrap();
+        assert_eq!(ids.len(), 2);
+        assert_eq!(
+            store.stats().await.unwrap().ready,
+            0,
+            "not before the commit"
+        );
+        if commit {
+            transaction.commit().await.unwrap();
+        } else {
+            transaction.rollback().await.unwrap();
+        }
+        assert_eq!(
+            store.stats().await.unwrap().ready,
+            if commit { 2 } else { 0 }
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_file_is_waited_for_within_the_patience() {
+    // Mutant Q8: the first "database is locked" is passed on.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let patience = Duration::from_millis(1500);
+    let store = SqliteStore::open_with(SqliteOptions::new(&path).patience(patience))
+        .await
+        .unwrap();
+    let mut other = raw(&path).await;
+    sqlx::raw_sql("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    match store.enqueue("q", &jobs(1)).await {
+        Err(error @ Error::Busy { .. }) => assert!(error.is_transient()),
+        other => panic!("the file is locked: {other:?}"),
+    }
+    assert!(
+        begun.elapsed() >= patience / 2,
+        "it gave up after {:?}",
+        begun.elapsed()
+    );
+    // The reader is not locked out, and the writer goes on once it can.
+    assert_eq!(store.stats().await.unwrap().ready, 0);
+    let waits = tokio::spawn(async move {
+        store.enqueue("q", &jobs(1)).await.unwrap();
+        store.stats().await.unwrap().ready
+    });
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(waits.await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn held_writes_hold_this_store_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let (store, other) = (
+        SqliteStore::open(&path).await.unwrap(),
+        SqliteStore::open(&path).await.unwrap(),
+    );
+    let session = store.open_session(&spec("w")).await.unwrap();
+    let held = store.hold_writes().await;
+    let soon = Duration::from_millis(50);
+    assert!(
+        tokio::time::timeout(soon, store.enqueue("q", &jobs(1)))
+            .await
+            .is_err()
+    );
+    assert!(
+        tokio::time::timeout(soon, store.renew(&session))
+            .await
+            .is_err()
+    );
+    other.enqueue("q", &jobs(1)).await.unwrap();
+    drop(held);
+    store.enqueue("q", &jobs(1)).await.unwrap();
+    assert_eq!(store.stats().await.unwrap().ready, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_writers_take_each_job_once_and_see_no_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let all: BTreeSet<_> = store
+        .enqueue("q", &jobs(2000))
+        .await
+        .unwrap()
+        .into_iter()
+        .collect();
+    let worker = async |name: String, path: std::path::PathBuf| {
+        let store = SqliteStore::open(path).await.unwrap();
+        let session = store.open_session(&spec(&name)).await.unwrap();
+        let (mut batch, mut mine) = (None, Vec::new());
+        loop {
+            let claim = ClaimSpec::new("q", 7);
+            let exchange = store
+                .exchange(&session, batch.as_ref(), Some(&claim))
+                .await
+                .unwrap();
+            assert!(
+                exchange
+                    .settled
+                    .iter()
+                    .all(|settled| *settled == Settlement::Accepted)
+            );
+            if exchange.claimed.is_empty() {
+                return mine;
+            }
+            mine.extend(exchange.claimed.iter().map(|job| job.id));
+            let seq = batch.map_or(1, |batch: AckBatch| batch.seq + 1);
+            batch = Some(AckBatch {
+                seq,
+                acks: exchange.claimed.iter().map(Ack::done).collect(),
+            });
+        }
+    };
+    let workers: Vec<_> = (0..4)
+        .map(|n| tokio::spawn(worker(format!("w{n}"), path.clone())))
+        .collect();
+    let mut taken = Vec::new();
+    for worker in workers {
+        taken.extend(worker.await.unwrap());
+    }
+    assert_eq!(taken.len(), 2000);
+    assert_eq!(taken.into_iter().collect::<BTreeSet<_>>(), all);
+    let stats = store.stats().await.unwrap();
+    assert_eq!(
+        stats.workers.iter().map(|worker| worker.done).sum::<u64>(),
+        2000
+    );
+    let _keep: Arc<SqliteStore> = Arc::new(store);
+}
+
+#[tokio::test]
+async fn the_claim_walks_the_index_in_order_and_never_sorts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    drop(SqliteStore::open(&path).await.unwrap());
+    let explain = concat!(
+        "EXPLAIN QUERY PLAN ",
+        include_str!("../sql/sqlite/claim.sql")
+    );
+    let rows = sqlx::query(explain)
+        .fetch_all(&mut raw(&path).await)
+        .await
+        .unwrap();
+    let plan: Vec<String> = rows.iter().map(|row| sqlx::Row::get(row, 3)).collect();
+    let plan = plan.join("\n");
+    assert!(
+        plan.contains("USING COVERING INDEX lockkit_job_ready")
+            || plan.contains("USING INDEX lockkit_job_ready"),
+        "{plan}"
+    );
+    assert!(
+        !plan.contains("TEMP B-TREE") && !plan.contains("SCAN lockkit_job"),
+        "{plan}"
+    );
+}
