@@ -1,5 +1,58 @@
-//! Concurrency patterns on SQL databases. (contents page: to be written)
+//! Concurrency patterns on SQL databases.
+//!
+//! | you want | use | feature |
+//! |---|---|---|
+//! | to hand jobs to workers in several processes, each to one at a time | [`queue::Worker`] | `queue` |
+//! | to keep the jobs in a SQLite file | `queue::SqliteStore` | `queue`, `sqlite` |
+//! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
+//! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
+//!
+//! Use something else if the work need not survive its process (`lockkit-pool`), if many readers
+//! shall each see every message (a log), or if jobs are so many that one database cannot write
+//! them down.
+//!
+//! Optimistic and pessimistic locking are to come; nothing of them is here yet.
+//!
+//! # Example
+//!
+//! ```no_run
+//! # #[cfg(feature = "sqlite")]
+//! # async fn f(stop: impl Future<Output = ()>) -> Result<(), lockkit_db::Error> {
+//! use std::sync::Arc;
+//! use lockkit_db::queue::{Completion, Job, JobStore, NewJob, SqliteStore, Worker};
+//!
+//! let store = Arc::new(SqliteStore::open("jobs.db").await?);
+//! store.enqueue("mail", &[NewJob::new("welcome", b"ada".to_vec())]).await?;
+//!
+//! // In as many processes as you like. An error puts the job back for another attempt.
+//! let worker = Worker::builder(store, async |job: Job| {
+//!     let name = String::from_utf8(job.payload.clone())?;
+//!     Ok(Completion::DoneWith(format!("sent to {name}").into_bytes()))
+//! })
+//! .queue("mail")
+//! .build()?;
+//! let stats = worker.run(stop).await;
+//! println!("{} done, {} came too late", stats.done, stats.stale);
+//! # Ok(()) }
+//! ```
+//!
+//! The program `workshop` among the examples does this with several processes, and kills them.
+//!
+//! # Features
+//!
+//! None by default; without any, the crate is its errors and needs neither sqlx nor tokio.
+//! - `queue`: the job queue, on tokio, with the store in memory.
+//! - `sqlite`: SQLite through [`sqlx`], built in (3.51.3 or newer is asserted when a file is opened).
+//!
+//! # Not promised
+//!
+//! - That a handler runs once: a worker may die after the work and before the acknowledgement
+//!   is committed. What is once is the acknowledgement.
+//! - Order of completion, with more than one handler at a time.
+//! - That a cancelled call has not happened. Each method says how to find out, or how to send it
+//!   again.
 
+#[cfg(feature = "sqlite")]
 mod backend;
 mod error;
 #[cfg(feature = "queue")]

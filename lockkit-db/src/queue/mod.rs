@@ -1,4 +1,30 @@
 //! The job queue: each job to one worker at a time, and every write of a worker fenced.
+//!
+//! # The life of a job
+//!
+//! ```text
+//!            enqueue, delayed                 due
+//!   ───────────────────────────► scheduled ────────┐
+//!            enqueue                               ▼         claim: epoch + 1, attempt + 1
+//!   ─────────────────────────────────────────► ready ────────────────────────► claimed
+//!                                                ▲                                │
+//!                 released; worker lost; retry   │   done          dead, or no attempt left
+//!                 or snooze (through scheduled)  └───────────┬────────────┬───────┘
+//!                                                            ▼            ▼
+//!                                                     gone, or kept     dead
+//!                                                     with a result
+//! ```
+//!
+//! A claim is made under a session: the lease of one run of a worker, which heartbeats extend.
+//! What ends a claim shows the job's id and the claim's epoch; the store accepts it only while
+//! the job is still claimed under both, by a session whose lease is not over. A lease that is
+//! over stays over, and its jobs are given to others by whoever does the upkeep next.
+//!
+//! # Who does what
+//!
+//! [`Worker`] runs handlers, and is all that most programs need. Below it, [`JobStore`] is the
+//! contract of a database, with one method for the hot path:
+//! [`exchange`](JobStore::exchange) settles a batch and claims more in one transaction.
 
 mod claims;
 mod job;
