@@ -16,10 +16,10 @@ use crate::words::{End, Line, Order, Tally};
 use crate::worker::Config;
 
 /// For an answer that takes milliseconds when nothing is broken.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// The parent may have nothing to hear from a worker for as long as it likes.
-const ANY_TIME: Duration = Duration::from_secs(24 * 3600);
+const ANY_TIME: Duration = Duration::from_hours(24);
 
 /// One worker process.
 pub(crate) struct Member {
@@ -175,7 +175,8 @@ impl Attendant {
             }
         }
         let status = self.child.wait(SOON).await?;
-        if !killed && !(goodbye && status.success()) {
+        let ended_well = goodbye && status.success();
+        if !(killed || ended_well) {
             bail!("ended with {status}");
         }
         Ok(self.record)

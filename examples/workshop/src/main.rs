@@ -1,4 +1,4 @@
-//! A workshop: tasks in one SQLite file, done by several worker processes, one of which is killed,
+//! A workshop: tasks in one database file, done by several worker processes, one of which is killed,
 //! one paused past its lease, and one stopped while it has the file locked. Nothing is lost,
 //! nothing is done twice, and the program proves it at its end.
 //!

@@ -50,7 +50,7 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
     shop.until_done(before + moment).await?;
     let held_by_killed = hold(shop, killed).await?;
     shop.crew[killed].kill().await?;
-    shop.tell(format!(
+    shop.tell(&format!(
         "{} killed {}",
         shop.short(killed),
         with(&held_by_killed)
@@ -61,7 +61,7 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
     let held_by_paused = hold(shop, paused).await?;
     shop.crew[paused].stop().await?;
     let paused_at = Time::now();
-    shop.tell(format!(
+    shop.tell(&format!(
         "{} paused {}",
         shop.short(paused),
         with(&held_by_paused)
@@ -82,7 +82,7 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
         Ok(is_live(stats, &name))
     })
     .await?;
-    shop.tell(format!(
+    shop.tell(&format!(
         "{} is back, with a new session",
         shop.short(paused)
     ));
@@ -97,7 +97,7 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
     };
     let locked_at = Time::now();
     shop.crew[locker].stop().await?;
-    shop.tell(format!(
+    shop.tell(&format!(
         "{} paused inside a write transaction: the file is locked for all",
         shop.short(locker)
     ));
@@ -117,7 +117,7 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
     })
     .await?;
     let back_at = Time::now();
-    shop.tell("the file is free again, and all are back".to_owned());
+    shop.tell("the file is free again, and all are back");
     Ok(Rage {
         killed: (killed, held_by_killed),
         paused: (paused, held_by_paused),

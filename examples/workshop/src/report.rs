@@ -368,3 +368,190 @@ fn workers(figures: &Figures) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use lockkit_test::total_queue::{Allowed, End, Fault, check};
+
+    use super::*;
+
+    fn worker(name: &str, sessions: u64, lost: u64, done: u64) -> WorkerFigures {
+        WorkerFigures {
+            name: name.to_owned(),
+            fate: String::new(),
+            sessions,
+            lost,
+            done,
+            results: done,
+            counted: (name != "w1").then_some(done),
+            retried: 0,
+            dead: 0,
+            given_back: 0,
+            stale: 0,
+            busy_us: 10_000 * done,
+            results_busy_us: 10_000 * done,
+        }
+    }
+
+    fn struck(worker: &str) -> Struck {
+        Struck {
+            worker: worker.to_owned(),
+            running: 3,
+            unsettled: 2,
+        }
+    }
+
+    /// A run in which all went well.
+    fn good() -> Figures {
+        Figures {
+            seed: 1,
+            load_tests: vec![LoadTest { tasks: 5, ms: 20 }],
+            asked: 20,
+            tasks: 30,
+            done: 30,
+            first_results: Vec::new(),
+            vanished: 0,
+            unreported: 0,
+            wrong_results: 0,
+            active: 0,
+            live: 0,
+            dead: Vec::new(),
+            lock_errors: 0,
+            store_errors: 0,
+            workers: vec![
+                worker("w1", 1, 0, 5),
+                worker("w2", 3, 2, 10),
+                worker("w3", 2, 1, 15),
+            ],
+            nemesis: Some(NemesisFigures {
+                killed: struck("w1"),
+                paused: struck("w2"),
+                paused_ms: 2000,
+                stale_refused_after_pause: 2,
+                done_after_pause: 4,
+                locker: "w3".to_owned(),
+                locked_ms: 3000,
+                all_back_ms: 50,
+                inside: 5,
+                inside_done: 5,
+            }),
+            checker: check([], &End::default(), Allowed::default()),
+            integrity: "ok".to_owned(),
+            seconds: 1.0,
+            per_second: 20.0,
+            wait_p50_ms: 1.0,
+            wait_p99_ms: 2.0,
+        }
+    }
+
+    fn nemesis(figures: &mut Figures) -> &mut NemesisFigures {
+        figures.nemesis.as_mut().expect("there was one")
+    }
+
+    fn fault(figures: &mut Figures, fault: Fault) {
+        figures.checker.faults.insert(fault, BTreeSet::from([7]));
+    }
+
+    #[test]
+    fn a_good_run_has_no_problem() {
+        assert_eq!(problems(&good()), Vec::<String>::new());
+    }
+
+    /// A way to make the figures wrong.
+    type Doctor = fn(&mut Figures);
+
+    #[test]
+    fn each_wrong_figure_is_a_problem() {
+        let doctored: &[(&str, Doctor)] = &[
+            ("lost: 1 jobs, first 7", |f| fault(f, Fault::Lost)),
+            ("accepted twice: 1 jobs", |f| fault(f, Fault::AcceptedTwice)),
+            ("out of nowhere: 1 jobs", |f| fault(f, Fault::OutOfNowhere)),
+            ("runs that were repeated: 1", |f| {
+                f.checker.duplicate_runs = 1;
+            }),
+            ("attempts that nobody saw: 1", |f| {
+                f.checker.unseen_attempts = 1;
+            }),
+            ("30 tasks left 29 results", |f| f.done = 29),
+            ("1 accepted completions have left no result", |f| {
+                f.vanished = 1;
+            }),
+            ("1 results were reported by no worker", |f| f.unreported = 1),
+            ("1 results belong to another task", |f| f.wrong_results = 1),
+            ("1 jobs are still active", |f| f.active = 1),
+            ("1 jobs are still in the queue", |f| f.live = 1),
+            ("1 jobs are dead", |f| f.dead.push("job 7: why".to_owned())),
+            ("1 lock errors", |f| f.lock_errors = 1),
+            ("31 done in all, for 30 tasks", |f| f.workers[0].done += 1),
+            ("w1 has 5 done, and 6 results", |f| {
+                f.workers[0].results += 1;
+            }),
+            ("w2 has 10 done, and counted 11", |f| {
+                f.workers[1].counted = Some(11);
+            }),
+            ("w2 has 1 failures", |f| f.workers[1].retried = 1),
+            ("w2 has 1 failures", |f| f.workers[1].dead = 1),
+            ("w3 was busy for", |f| f.workers[2].busy_us += 16),
+            ("integrity check: page 7", |f| {
+                f.integrity = "page 7".to_owned();
+            }),
+            ("w1 was killed with empty hands", |f| {
+                nemesis(f).killed.running = 0;
+            }),
+            ("w1 was killed with empty hands", |f| {
+                nemesis(f).killed.unsettled = 0;
+            }),
+            ("w2 was paused with empty hands", |f| {
+                nemesis(f).paused.running = 0;
+            }),
+            ("w2 was paused with empty hands", |f| {
+                nemesis(f).paused.unsettled = 0;
+            }),
+            ("no stale write of w2", |f| {
+                nemesis(f).stale_refused_after_pause = 0;
+            }),
+            ("w2 has done nothing after", |f| {
+                nemesis(f).done_after_pause = 0;
+            }),
+            ("w2 lost 1 leases", |f| f.workers[1].lost = 1),
+            ("w3 lost 0 leases", |f| f.workers[2].lost = 0),
+            ("w3 lost 1 leases and had 1 sessions", |f| {
+                f.workers[2].sessions = 1;
+            }),
+            ("of 5 jobs of the interrupted transaction 4", |f| {
+                nemesis(f).inside_done = 4;
+            }),
+        ];
+        for (expected, doctor) in doctored {
+            let mut figures = good();
+            doctor(&mut figures);
+            let problems = problems(&figures);
+            assert!(
+                problems.iter().any(|problem| problem.contains(expected)),
+                "{expected}: {problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_nemesis_nothing_is_demanded_of_it() {
+        let mut figures = good();
+        figures.nemesis = None;
+        for worker in &mut figures.workers {
+            (worker.sessions, worker.lost) = (1, 0);
+        }
+        assert_eq!(problems(&figures), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_json_carries_the_verdict_and_the_figures() {
+        let json = json(&good(), &["why".to_owned()]).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["ok"], false);
+        assert_eq!(json["problems"][0], "why");
+        assert_eq!(json["workers"][2]["done"], 15);
+        assert_eq!(json["nemesis"]["inside_done"], 5);
+    }
+}

@@ -27,7 +27,7 @@ use crate::worker::{self, Config};
 const LOOK: Duration = Duration::from_millis(20);
 
 /// After this long without a finished task something is broken.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 
 /// How many tasks are put in by one transaction.
 const CHUNK: usize = 500;
@@ -124,7 +124,9 @@ impl Shop {
         self.put_in(tasks).await?;
         self.until_done(self.expected()).await?;
         let ms = started.elapsed().as_millis() as u64;
-        self.tell(format!("load test: {tasks} tasks at once, done in {ms} ms"));
+        self.tell(&format!(
+            "load test: {tasks} tasks at once, done in {ms} ms"
+        ));
         Ok(LoadTest { tasks, ms })
     }
 
@@ -194,15 +196,22 @@ impl Shop {
                 last = (done, Instant::now());
             }
             if last.1.elapsed() > STALL {
-                bail!("waited for {what}, and {STALL:?} passed without a finished task");
+                bail!(
+                    "waited for {what}, and {STALL:?} passed without a finished task: {} ready, \
+                     {} claimed, {} scheduled, {} dead",
+                    stats.ready,
+                    stats.claimed,
+                    stats.scheduled,
+                    stats.dead
+                );
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
     /// Says what has happened, above the progress bar.
-    pub(crate) fn tell(&self, what: String) {
-        self.progress.tell(&what);
+    pub(crate) fn tell(&self, what: &str) {
+        self.progress.tell(what);
     }
 
     /// A worker's name without the queue's.
@@ -502,7 +511,7 @@ fn accepted_completion(operation: &Operation<Op, ()>) -> Option<(i64, u64)> {
     }
 }
 
-/// What SQLite itself says of the file.
+/// What the database itself says of the file.
 async fn integrity(db: &Path) -> anyhow::Result<String> {
     let mut connection = SqliteConnectOptions::new()
         .filename(db)
