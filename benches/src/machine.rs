@@ -12,10 +12,13 @@ use lockkit_db::sqlx::{Connection as _, Row as _, SqliteConnection, query};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::queue::median;
+use crate::queue::{ends, median};
 
 /// How often the disk is asked to sync.
 const SYNCS: usize = 50;
+/// The load of each core above which others take so much that the side with more threads gains:
+/// the scheduler shares by threads.
+const BUSY: f64 = 0.5;
 
 #[derive(Serialize)]
 pub(crate) struct Machine {
@@ -23,11 +26,12 @@ pub(crate) struct Machine {
     cpu: String,
     kernel: String,
     /// Of the last minute, before anything was measured: what else there is to do here.
-    load: String,
+    load: f64,
     sqlite_of_lockkit: String,
     sqlite_of_rusqlite: String,
-    /// The median time to append a page to a file and sync it.
-    fsync_us: f64,
+    /// The time to append a page to a file and sync it: median and fastest. They are far apart
+    /// where who is woken by the disk has to wait for a core.
+    fsync_us: (f64, f64),
 }
 
 impl Machine {
@@ -57,9 +61,8 @@ impl Machine {
             kernel: line_of("/proc/sys/kernel/osrelease", ""),
             load: line_of("/proc/loadavg", "")
                 .split(' ')
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+                .find_map(|word| word.parse().ok())
+                .unwrap_or(f64::NAN),
             sqlite_of_lockkit,
             sqlite_of_rusqlite,
             fsync_us: fsync(folder).context("the disk could not be measured")?,
@@ -78,14 +81,25 @@ impl fmt::Display for Machine {
             sqlite_of_rusqlite,
             fsync_us,
         } = self;
-        writeln!(f, "cpu      {cores} cores, {cpu}, load {load}")?;
+        write!(f, "cpu      {cores} cores, {cpu}, load {load}")?;
+        if *load > BUSY * *cores as f64 {
+            write!(
+                f,
+                ": busy with other things, so trust the CPU column, not the ratio"
+            )?;
+        }
+        writeln!(f)?;
         writeln!(f, "kernel   {kernel}")?;
         writeln!(
             f,
             "SQLite   {sqlite_of_lockkit} (lockkit), {sqlite_of_rusqlite} (rusqlite)"
         )?;
-        write!(f, "fsync    {fsync_us:.0} us, median of {SYNCS}")?;
-        if *fsync_us < 20.0 {
+        let (median, fastest) = *fsync_us;
+        write!(
+            f,
+            "fsync    {median:.0} us, median of {SYNCS}, fastest {fastest:.0} us"
+        )?;
+        if fastest < 20.0 {
             write!(
                 f,
                 ": this is no disk, so FULL means nothing here; see --dir"
@@ -95,7 +109,7 @@ impl fmt::Display for Machine {
     }
 }
 
-fn fsync(folder: &Path) -> Result<f64> {
+fn fsync(folder: &Path) -> Result<(f64, f64)> {
     let mut file = File::create(folder.join("fsync"))?;
     let mut micros = Vec::with_capacity(SYNCS);
     for _ in 0..SYNCS {
@@ -104,11 +118,20 @@ fn fsync(folder: &Path) -> Result<f64> {
         file.sync_data()?;
         micros.push(before.elapsed().as_secs_f64() * 1e6);
     }
-    Ok(median(&micros))
+    Ok((median(&micros), ends(&micros).0))
 }
 
 /// Time since some instant that is the same for all processes, and that nobody can set.
 pub(crate) fn now() -> Duration {
-    let time = clock_gettime(ClockId::Monotonic);
+    read(ClockId::Monotonic)
+}
+
+/// What this process has taken of the processors, in all of its threads.
+pub(crate) fn cpu_time() -> Duration {
+    read(ClockId::ProcessCPUTime)
+}
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

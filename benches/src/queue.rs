@@ -19,6 +19,7 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use lockkit_db::queue::{Durability, JobStore, NewJob, SqliteOptions, SqliteStore};
 use lockkit_test::child::{Child, Command};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::Measured;
@@ -76,9 +77,18 @@ struct Row {
     processes: usize,
     /// Jobs per round: enough for a good half second.
     jobs: usize,
-    /// Jobs per second, a figure a round.
-    lockkit: Vec<f64>,
-    bare: Vec<f64>,
+    lockkit: Figures,
+    bare: Figures,
+}
+
+/// What was measured of one side, a figure a round.
+#[derive(Default, Serialize)]
+struct Figures {
+    /// Jobs per second.
+    per_s: Vec<f64>,
+    /// Processor time per job in microseconds. It says less than the throughput, but other
+    /// programs on the machine disturb it less.
+    cpu_us: Vec<f64>,
 }
 
 pub(crate) async fn run(args: &Args, folder: &Path) -> Result<Measured> {
@@ -111,13 +121,18 @@ pub(crate) async fn run(args: &Args, folder: &Path) -> Result<Measured> {
                 [Side::Bare, Side::Lockkit]
             };
             for side in order {
-                let figure = measure(row, side, &template(row))
+                let reports = measure(row, side, &template(row))
                     .await
                     .with_context(|| row.name())?;
-                match side {
-                    Side::Lockkit => row.lockkit.push(figure),
-                    Side::Bare => row.bare.push(figure),
-                }
+                let figures = match side {
+                    Side::Lockkit => &mut row.lockkit,
+                    Side::Bare => &mut row.bare,
+                };
+                figures.per_s.push(throughput(&reports)?);
+                let cpu: Duration = reports.iter().map(|report| report.cpu).sum();
+                figures
+                    .cpu_us
+                    .push(cpu.as_secs_f64() * 1e6 / row.jobs as f64);
             }
         }
     }
@@ -134,7 +149,7 @@ fn rows() -> Vec<Row> {
     for (sync, batch, jobs) in [
         (Sync::Normal, 100, 50_000),
         (Sync::Normal, 1000, 80_000),
-        (Sync::Full, 100, 5_000),
+        (Sync::Full, 100, 20_000),
         (Sync::Full, 1000, 40_000),
     ] {
         for processes in [1, 4] {
@@ -143,8 +158,8 @@ fn rows() -> Vec<Row> {
                 batch,
                 processes,
                 jobs,
-                lockkit: Vec::new(),
-                bare: Vec::new(),
+                lockkit: Figures::default(),
+                bare: Figures::default(),
             });
         }
     }
@@ -174,8 +189,8 @@ async fn fill(path: &Path, jobs: usize) -> Result<()> {
     Ok(())
 }
 
-/// Works a copy of the template off, and returns jobs per second.
-async fn measure(row: &Row, side: Side, template: &Path) -> Result<f64> {
+/// Has a copy of the template worked off, and returns what each process did.
+async fn measure(row: &Row, side: Side, template: &Path) -> Result<Vec<Report>> {
     // A new folder each time: whatever is left beside one file cannot meet the next.
     let folder = tempfile::tempdir_in(template.parent().context("a template is in a folder")?)?;
     let file = folder.path().join("jobs.db");
@@ -201,7 +216,7 @@ async fn measure(row: &Row, side: Side, template: &Path) -> Result<f64> {
         ensure!(child.wait(PATIENCE).await?.success(), "a child failed");
     }
     check(&file, row.jobs)?;
-    throughput(&reports)
+    Ok(reports)
 }
 
 fn start(row: &Row, side: Side, file: &Path) -> Result<Child> {
@@ -278,12 +293,12 @@ impl Row {
     }
 
     fn ratio(&self) -> f64 {
-        median(&self.lockkit) / median(&self.bare)
+        median(&self.lockkit.per_s) / median(&self.bare.per_s)
     }
 
     /// The ratio of each round by itself: how far the ratio can be trusted.
     fn ratios(&self) -> Vec<f64> {
-        let pairs = self.lockkit.iter().zip(&self.bare);
+        let pairs = self.lockkit.per_s.iter().zip(&self.bare.per_s);
         pairs.map(|(lockkit, bare)| lockkit / bare).collect()
     }
 
@@ -298,8 +313,8 @@ impl Row {
         json!({
             "row": self.name(),
             "jobs": self.jobs,
-            "lockkit_per_s": self.lockkit,
-            "rusqlite_per_s": self.bare,
+            "lockkit": self.lockkit,
+            "rusqlite": self.bare,
             "ratio": self.ratio(),
             "bar": BAR,
             "goal": GOAL,
@@ -314,21 +329,27 @@ fn table(rows: &[Row]) -> String {
         "lockkit jobs/s (min..max)",
         "rusqlite jobs/s (min..max)",
         "ratio (min..max of rounds)",
+        "CPU us/job",
         "",
     ]);
     for row in rows {
-        let spread = |figures: &[f64], digits| {
+        let spread = |figures: &[f64]| {
             let (min, max) = ends(figures);
             let median = median(figures);
-            format!("{median:.digits$} ({min:.digits$}..{max:.digits$})")
+            format!("{median:.0} ({min:.0}..{max:.0})")
         };
         let (min, max) = ends(&row.ratios());
         let ratio = row.ratio();
         table.add_row([
             row.name(),
-            spread(&row.lockkit, 0),
-            spread(&row.bare, 0),
+            spread(&row.lockkit.per_s),
+            spread(&row.bare.per_s),
             format!("{ratio:.2} ({min:.2}..{max:.2})"),
+            format!(
+                "{:.1} : {:.1}",
+                median(&row.lockkit.cpu_us),
+                median(&row.bare.cpu_us)
+            ),
             if ratio >= GOAL {
                 format!("goal {GOAL} met")
             } else if ratio >= BAR {
@@ -338,7 +359,7 @@ fn table(rows: &[Row]) -> String {
             },
         ]);
     }
-    for column in table.column_iter_mut().skip(1).take(3) {
+    for column in table.column_iter_mut().skip(1).take(4) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     format!("claim + ack on SQLite, medians\n{table}")
@@ -355,7 +376,8 @@ pub(crate) fn median(figures: &[f64]) -> f64 {
     }
 }
 
-fn ends(figures: &[f64]) -> (f64, f64) {
+/// The smallest and the largest.
+pub(crate) fn ends(figures: &[f64]) -> (f64, f64) {
     let min = figures.iter().copied().fold(f64::INFINITY, f64::min);
     let max = figures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     (min, max)
@@ -371,6 +393,7 @@ mod tests {
             began: s(began),
             ended: s(ended),
             commits: commits.iter().map(|&(at, jobs)| (s(at), jobs)).collect(),
+            cpu: Duration::ZERO,
         }
     }
 
@@ -391,10 +414,11 @@ mod tests {
 
     #[test]
     fn a_row_under_the_bar_is_missed() {
-        let row = |lockkit: &[f64]| Row {
-            lockkit: lockkit.to_vec(),
-            bare: vec![100.0; lockkit.len()],
-            ..rows().remove(0)
+        let row = |lockkit: &[f64]| {
+            let mut row = rows().remove(0);
+            row.lockkit.per_s = lockkit.to_vec();
+            row.bare.per_s = vec![100.0; lockkit.len()];
+            row
         };
         assert!(row(&[10.0, 29.0, 90.0]).missed().is_some());
         assert!(row(&[10.0, 30.0, 90.0]).missed().is_none());

@@ -19,6 +19,7 @@ pub(super) struct Bare {
     connection: Connection,
     session: i64,
     batch: usize,
+    /// The number of the last batch of acknowledgements; the next claim's is one more.
     seq: i64,
 }
 
@@ -69,19 +70,22 @@ impl Bare {
 
     fn claim(&self) -> rusqlite::Result<Vec<Job>> {
         self.prepared(sql!("claim"))?
-            .query_map(params![self.session, QUEUE, self.batch as i64], |row| {
-                Ok(Job {
-                    id: row.get(0)?,
-                    epoch: row.get(1)?,
-                    attempt: row.get(2)?,
-                    max_attempts: row.get(3)?,
-                    priority: row.get(4)?,
-                    run_at: row.get(5)?,
-                    claimed_at: row.get(6)?,
-                    kind: row.get(7)?,
-                    payload: row.get(8)?,
-                })
-            })?
+            .query_map(
+                params![self.session, QUEUE, self.batch as i64, self.seq + 1],
+                |row| {
+                    Ok(Job {
+                        id: row.get(0)?,
+                        epoch: row.get(1)?,
+                        attempt: row.get(2)?,
+                        max_attempts: row.get(3)?,
+                        priority: row.get(4)?,
+                        run_at: row.get(5)?,
+                        claimed_at: row.get(6)?,
+                        kind: row.get(7)?,
+                        payload: row.get(8)?,
+                    })
+                },
+            )?
             .collect()
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Side, Sync, bare, lockkit};
-use crate::machine::now;
+use crate::machine::{cpu_time, now};
 
 /// Longer than any round: no heartbeat is needed.
 pub(super) const LEASE: Duration = Duration::from_hours(1);
@@ -37,6 +37,8 @@ pub(super) struct Report {
     pub(super) ended: Duration,
     /// When a transaction was over, and how many jobs it acknowledged.
     pub(super) commits: Vec<(Duration, usize)>,
+    /// The processor time of all its threads between the two.
+    pub(super) cpu: Duration,
 }
 
 /// One way to the jobs.
@@ -66,7 +68,7 @@ async fn work(mut lane: impl Lane) -> Result<()> {
     let start: Duration = serde_json::from_str(&start).context("no time to start was given")?;
     std::thread::sleep(start.saturating_sub(now()));
 
-    let began = now();
+    let (began, cpu) = (now(), cpu_time());
     let mut commits = Vec::new();
     let mut claimed = lane.exchange(Vec::new()).await?;
     while !claimed.is_empty() {
@@ -78,6 +80,7 @@ async fn work(mut lane: impl Lane) -> Result<()> {
         began,
         ended: now(),
         commits,
+        cpu: cpu_time().saturating_sub(cpu),
     };
     println!("{}", serde_json::to_string(&report)?);
     Ok(())

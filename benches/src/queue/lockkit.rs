@@ -30,7 +30,8 @@ impl Lockkit {
         Ok(Self {
             store,
             session,
-            claim: ClaimSpec::new(QUEUE, settings.batch),
+            // Numbered, as the worker's are.
+            claim: ClaimSpec::new(QUEUE, settings.batch).numbered(1),
             seq: 0,
         })
     }
@@ -59,6 +60,7 @@ impl Lane for Lockkit {
                     .all(|one| *one == Settlement::Accepted),
             "an acknowledgement was refused"
         );
+        self.claim.seq += 1;
         Ok(exchange.claimed)
     }
 }
