@@ -21,9 +21,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use lockkit_core::sync::Mutex;
+use lockkit_core::Fence;
+use lockkit_core::sync::{Mutex, MutexGuard};
 
-use super::{Ack, AckBatch, ClaimedJob, Settlement, Verdict};
+use super::{Ack, AckBatch, ClaimedJob, JobId, Settlement, Verdict};
 
 pub(crate) struct Claims {
     limits: Limits,
@@ -35,6 +36,8 @@ pub(crate) struct Claims {
 pub(crate) struct Limits {
     /// Most claims held at once, in all four places.
     pub(crate) window: usize,
+    /// Most claims that wait or run: the handlers' slots, and what is claimed ahead of them.
+    pub(crate) ahead: usize,
     /// More are claimed when no more than this are waiting.
     pub(crate) low: usize,
     /// A batch of this many is sent at once.
@@ -88,10 +91,12 @@ pub(crate) enum Look {
 
 /// A claim whose handler runs.
 ///
-/// Dropped unfinished it disowns the claim: the store gives the job back when the session ends.
+/// Dropped unfinished in an open session, by a panic that nothing has caught, it fails the job.
+/// In a session that ends, it disowns the claim: the store gives the job back.
 pub(crate) struct Started {
     claims: Arc<Claims>,
-    finished: bool,
+    /// None once it is finished.
+    claim: Option<(JobId, Fence)>,
 }
 
 /// How many claims are where.
@@ -130,12 +135,14 @@ impl Claims {
     pub(crate) fn look(&self, now: Instant, waker: &Waker) -> Look {
         let waker = waker.clone();
         let mut locked = self.locked.lock();
-        let batch = locked.batch_due(self.limits, now);
-        let room = self.limits.window.saturating_sub(locked.held());
-        // An exchange that takes place anyway asks for more at no cost.
-        let hungry = !locked.dry && locked.waiting.len() <= self.limits.low;
-        let claims = locked.phase == Phase::Open && (hungry || batch.is_some());
-        let want = if claims { room } else { 0 };
+        let hungry = locked.hungry(self.limits);
+        // Whoever goes anyway takes along what there is, in both directions: it costs nothing.
+        let batch = locked.batch_due(self.limits, now, hungry);
+        let want = if hungry || batch.is_some() {
+            locked.room(self.limits)
+        } else {
+            0
+        };
         if batch.is_some() || want > 0 {
             return Look::Exchange { batch, want };
         }
@@ -207,17 +214,18 @@ impl Claims {
             return Poll::Pending;
         };
         locked.started += 1;
-        let hungry = locked.waiting.len() <= self.limits.low && !locked.dry;
-        let lane = if hungry { locked.lane.take() } else { None };
+        let lane = if locked.hungry(self.limits) {
+            locked.lane.take()
+        } else {
+            None
+        };
         drop(locked);
         wake([lane]);
-        Poll::Ready(Some((
-            job,
-            Started {
-                claims: Arc::clone(self),
-                finished: false,
-            },
-        )))
+        let started = Started {
+            claims: Arc::clone(self),
+            claim: Some((job.id, job.epoch)),
+        };
+        Poll::Ready(Some((job, started)))
     }
 
     /// Waits until a claim came back short; answers how many in a row have come back empty.
@@ -276,22 +284,42 @@ impl Claims {
         }
     }
 
-    fn finish(&self, ack: Option<(Ack, Instant)>) {
+    fn finish(&self, ack: Ack, now: Instant) {
         let mut locked = self.locked.lock();
         locked.started -= 1;
-        if let Some((ack, now)) = ack {
-            locked.finished.push_back(ack);
-            locked.oldest.get_or_insert(now);
+        locked.finished.push_back(ack);
+        locked.oldest.get_or_insert(now);
+        self.ended(locked);
+    }
+
+    fn dropped(&self, id: JobId, epoch: Fence) {
+        let mut locked = self.locked.lock();
+        locked.started -= 1;
+        if locked.phase == Phase::Open {
+            let error = "the handler was dropped before its end".to_owned();
+            let verdict = Verdict::Retry {
+                delay: Duration::ZERO,
+                error,
+            };
+            locked.finished.push_back(Ack {
+                id,
+                epoch,
+                verdict,
+                busy: Duration::ZERO,
+            });
+            locked.oldest.get_or_insert_with(Instant::now);
         }
-        // The lane sleeps until a batch is full, its first entry is old, or all is over.
+        self.ended(locked);
+    }
+
+    /// The lane sleeps until a batch is full, its first entry is old, a slot is to be filled, or
+    /// all is over.
+    fn ended(&self, mut locked: MutexGuard<'_, Locked>) {
         let full = locked.finished.len() >= self.limits.batch;
         let first = locked.finished.len() == 1;
         let last = locked.started == 0;
-        let lane = if full || first || last {
-            locked.lane.take()
-        } else {
-            None
-        };
+        let wanted = full || first || last || locked.hungry(self.limits);
+        let lane = if wanted { locked.lane.take() } else { None };
         drop(locked);
         wake([lane]);
     }
@@ -308,13 +336,35 @@ impl Locked {
         self.waiting.len() + self.started + self.unsettled()
     }
 
+    /// How many more may be claimed.
+    fn room(&self, limits: Limits) -> usize {
+        if self.phase != Phase::Open {
+            return 0;
+        }
+        let ahead = limits
+            .ahead
+            .saturating_sub(self.waiting.len() + self.started);
+        ahead.min(limits.window.saturating_sub(self.held()))
+    }
+
+    /// Whether it is time to claim more.
+    fn hungry(&self, limits: Limits) -> bool {
+        !self.dry && self.waiting.len() <= limits.low && self.room(limits) > 0
+    }
+
     /// The batch to send now: the one without an answer, or a new one if it is time.
-    fn batch_due(&mut self, limits: Limits, now: Instant) -> Option<Arc<AckBatch>> {
+    fn batch_due(
+        &mut self,
+        limits: Limits,
+        now: Instant,
+        goes_anyway: bool,
+    ) -> Option<Arc<AckBatch>> {
         if self.sent.is_some() {
             return self.sent.clone();
         }
         let oldest = self.oldest?;
-        let due = self.finished.len() >= limits.batch
+        let due = goes_anyway
+            || self.finished.len() >= limits.batch
             || self.phase != Phase::Open
             || now >= oldest + limits.flush_after
             // Nobody is left to keep it company.
@@ -348,15 +398,15 @@ impl Locked {
 impl Started {
     /// The handler has ended: its acknowledgement goes to the lane.
     pub(crate) fn finish(mut self, ack: Ack, now: Instant) {
-        self.finished = true;
-        self.claims.finish(Some((ack, now)));
+        self.claim = None;
+        self.claims.finish(ack, now);
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        if !self.finished {
-            self.claims.finish(None);
+        if let Some((id, epoch)) = self.claim.take() {
+            self.claims.dropped(id, epoch);
         }
     }
 }

@@ -289,6 +289,7 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
         let config = &shared.config;
         let claims = Arc::new(Claims::new(Limits {
             window: config.slots + config.prefetch + config.batch,
+            ahead: config.slots + config.prefetch,
             low: config.prefetch / 2,
             batch: config.batch,
             flush_after: config.flush_after,
@@ -317,6 +318,8 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
             () = desk.lost.cancelled() => true,
             () = stop.cancelled() => false,
             () = surface(&mut tasks) => unreachable!("a session's tasks end after the session"),
+            // The lane of an open session ends by a panic, which is passed on, or by the fence.
+            () = surface(&mut lane) => true,
         };
         if !lost {
             desk.claims.close(Instant::now().into_std());
