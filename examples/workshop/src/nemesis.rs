@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use lockkit_db::queue::{JobId, JobStore as _, QueueStats};
 use lockkit_test::history::Time;
+use tokio::time::{sleep, timeout};
 
 use crate::run::Shop;
 use crate::words::{Line, Order, Tally};
@@ -15,6 +16,13 @@ const LOCKED: Duration = Duration::from_secs(3);
 
 /// How many tasks are put in by the transaction that locks the file.
 const INSIDE: u64 = 5;
+
+/// The parts in which tasks are put in at first. One is more than all other workers together have
+/// in their hands, so there is work for the one that is to be struck.
+const PORTIONS: u64 = 10;
+
+/// How long a worker may take to get hold of some jobs, before more are put in.
+const ANSWER: Duration = Duration::from_millis(300);
 
 /// What was done, and when.
 pub(crate) struct Rage {
@@ -44,11 +52,13 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
     let before = shop.expected();
     // Kept back: something to do for the worker that comes back, and for the time of the lock.
     let later = tasks / 5;
-    shop.put_in(tasks - 2 * later).await?;
-
-    let moment = shop.rng.u64(tasks / 50..=tasks / 20);
+    let portion = tasks / PORTIONS;
+    let mut left = tasks - 2 * later - portion;
+    shop.put_in(portion).await?;
+    let moment = shop.rng.u64(portion / 5..=portion / 2);
     shop.until_done(before + moment).await?;
-    let held_by_killed = hold(shop, killed).await?;
+
+    let held_by_killed = hold(shop, killed, portion, &mut left).await?;
     shop.crew[killed].kill().await?;
     shop.tell(&format!(
         "{} killed {}",
@@ -56,9 +66,7 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
         with(&held_by_killed)
     ));
 
-    let moment = shop.rng.u64(tasks / 10..=tasks / 5);
-    shop.until_done(before + moment).await?;
-    let held_by_paused = hold(shop, paused).await?;
+    let held_by_paused = hold(shop, paused, portion, &mut left).await?;
     shop.crew[paused].stop().await?;
     let paused_at = Time::now();
     shop.tell(&format!(
@@ -66,6 +74,7 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
         shop.short(paused),
         with(&held_by_paused)
     ));
+    shop.put_in(left).await?;
 
     // Only the database can tell that the lease is over, and that others have been given the jobs.
     let name = shop.crew[paused].name.clone();
@@ -102,7 +111,7 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
         shop.short(locker)
     ));
     shop.note(ids.iter().copied().zip(&inside));
-    tokio::time::sleep(LOCKED).await;
+    sleep(LOCKED).await;
     shop.crew[locker].tell(Order::Go).await?;
     let unlocked_at = Time::now();
     shop.crew[locker].resume().await?;
@@ -132,12 +141,28 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
 }
 
 /// Makes a worker stand still while it holds jobs, outside a write transaction.
-async fn hold(shop: &mut Shop, worker: usize) -> anyhow::Result<Tally> {
-    let member = &mut shop.crew[worker];
-    member.tell(Order::Hold).await?;
-    match member.answer().await? {
+async fn hold(
+    shop: &mut Shop,
+    worker: usize,
+    portion: u64,
+    left: &mut u64,
+) -> anyhow::Result<Tally> {
+    shop.crew[worker].tell(Order::Hold).await?;
+    let answer = loop {
+        if *left == 0 {
+            break shop.crew[worker].answer().await?;
+        }
+        // It has to find work after the order has come, so this is when work is put in.
+        let n = portion.min(*left);
+        *left -= n;
+        shop.put_in(n).await?;
+        if let Ok(answer) = timeout(ANSWER, shop.crew[worker].answer()).await {
+            break answer?;
+        }
+    };
+    match answer {
         Line::Held(tally) => Ok(tally),
-        other => bail!("{} has answered {other:?}", member.name),
+        other => bail!("{} has answered {other:?}", shop.crew[worker].name),
     }
 }
 
