@@ -637,6 +637,8 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             // A paused process wakes up here with a job that may be somebody else's by now.
             if !self.lease.is_valid(Instant::now()) {
                 self.lost.cancel();
+                self.claims.fence();
+                drop(started);
                 break;
             }
             drop(slot.spawn(Arc::clone(&self).handle(job, started)));

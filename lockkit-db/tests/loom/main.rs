@@ -360,6 +360,9 @@ fn nothing_is_begun_once_the_lease_has_been_called_lost() {
                     let begun = lease.is_valid(0);
                     if begun {
                         started.finish(Ack::done(&job), now());
+                    } else {
+                        claims.fence();
+                        drop(started);
                     }
                     begun
                 })
