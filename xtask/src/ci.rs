@@ -11,7 +11,7 @@ pub(crate) fn run(args: &test::Args) -> Result<Outcome> {
     // What is missing is said now, not after a quarter of an hour.
     needs::component("fmt", "rustfmt")?;
     needs::component("clippy", "clippy")?;
-    needs::programs(args.install)?;
+    needs::programs("ci", args.install)?;
 
     let mut failed = Vec::new();
     for verb in VERBS {

@@ -16,12 +16,15 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     needs::component("fmt", "rustfmt")?;
     let workspace = Workspace::load()?;
     let mut problems = Vec::new();
-    for manifest in ["Cargo.toml", "benches/Cargo.toml"] {
+    // `--all` follows paths, so for the benchmarks it would tell everything twice.
+    for (manifest, which) in [("Cargo.toml", Some("--all")), ("benches/Cargo.toml", None)] {
         if !workspace.root.join(manifest).exists() {
             continue;
         }
         let mut command = run::cargo(&workspace.root);
-        command.args(["fmt", "--all", "--manifest-path", manifest]);
+        command
+            .args(["fmt", "--manifest-path", manifest])
+            .args(which);
         if !args.fix {
             command.arg("--check");
         }

@@ -55,12 +55,8 @@ pub(crate) fn run() -> Result<Outcome> {
         }
     }
     for package in workspace.with_models() {
-        let features = package.loom.as_deref().unwrap_or_default().join(",");
         clippy(
-            &format!(
-                "-p {} --no-default-features --features={features} --lib --test loom",
-                package.name
-            ),
+            &format!("{} --lib --test loom", package.loom_args().join(" ")),
             true,
         )?;
     }

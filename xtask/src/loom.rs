@@ -37,7 +37,7 @@ pub(crate) struct Verdict {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    needs::programs(false)?;
+    needs::programs("loom", false)?;
     let workspace = Workspace::load()?;
     let verdict = all(&workspace, args.filter.as_deref(), args.deep)?;
     print!("\n{}", report::summary(&verdict.rows));
@@ -69,17 +69,8 @@ pub(crate) fn command(root: &Path, target: &Path, package: &Package) -> Command 
         .env("RUSTFLAGS", run::loom_rustflags())
         .args(["test", "--profile", "loom", "--target-dir"])
         .arg(target)
-        .args([
-            "-p",
-            &package.name,
-            "--no-default-features",
-            "--test",
-            "loom",
-        ]);
-    let features = package.loom.as_deref().unwrap_or_default();
-    if !features.is_empty() {
-        command.args(["--features", &features.join(",")]);
-    }
+        .args(package.loom_args())
+        .args(["--test", "loom"]);
     command
 }
 

@@ -77,6 +77,19 @@ impl Workspace {
 }
 
 impl Package {
+    /// What chooses the package as its models need it.
+    pub(crate) fn loom_args(&self) -> Vec<String> {
+        let mut args = vec![
+            "-p".into(),
+            self.name.clone(),
+            "--no-default-features".into(),
+        ];
+        if let Some(features) = self.loom.as_ref().filter(|features| !features.is_empty()) {
+            args.extend(["--features".into(), features.join(",")]);
+        }
+        args
+    }
+
     fn parse(json: &Value, root: &Path) -> Self {
         let manifest = PathBuf::from(text(&json["manifest_path"]));
         let dir = manifest.parent().unwrap_or(&manifest);

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    needs::programs(false)?;
+    needs::programs("mutants", false)?;
     let workspace = Workspace::load()?;
     let patches = chosen(&workspace.root, &args.ids)?;
     let bench = Workbench::new(workspace)?;

@@ -14,7 +14,8 @@ struct Program {
     name: &'static str,
     /// Debian's package with it.
     package: &'static str,
-    /// Who needs it, and for what.
+    /// The verbs that need it, and for what.
+    verbs: &'static [&'static str],
     why: &'static str,
 }
 
@@ -22,26 +23,29 @@ const PROGRAMS: [Program; 3] = [
     Program {
         name: "cc",
         package: "gcc",
-        why: "every build: the linker, and the bundled SQLite",
+        verbs: &["ci", "test", "loom", "mutants"],
+        why: "the linker, and the bundled SQLite",
     },
     Program {
         name: "setpriv",
         package: "util-linux",
-        why: "tests with child processes: no child outlives a killed test",
+        verbs: &["ci", "test", "mutants"],
+        why: "tests with child processes: none of these outlives a killed test",
     },
     Program {
         name: "git",
         package: "git",
-        why: "tidy and mutants: the list of files, and patches",
+        verbs: &["ci", "test", "tidy", "mutants"],
+        why: "the list of files, and patches",
     },
 ];
 
-/// Sees to it that the programs are there: installs them where that needs no question, else says
+/// Sees to it that a verb's programs are there: installs them where that needs no question, else says
 /// what to type. Never goes on without.
-pub(crate) fn programs(install: bool) -> Result<()> {
+pub(crate) fn programs(verb: &str, install: bool) -> Result<()> {
     let missing: Vec<_> = PROGRAMS
         .iter()
-        .filter(|program| !in_path(program.name))
+        .filter(|program| program.verbs.contains(&verb) && !in_path(program.name))
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -52,13 +56,13 @@ pub(crate) fn programs(install: bool) -> Result<()> {
     let packages: Vec<_> = missing.iter().map(|program| program.package).collect();
     let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    let sudo = if root { "" } else { "sudo " };
     let by_hand = format!(
-        "apt-get update && {}apt-get install -y --no-install-recommends {}",
-        if root { "" } else { "sudo " },
+        "{sudo}apt-get update && {sudo}apt-get install -y --no-install-recommends {}",
         packages.join(" ")
     );
     if !(root || ci || install) {
-        bail!("type `sudo {by_hand}`, or run this again with --install");
+        bail!("type `{by_hand}`, or run `cargo xtask test --install`");
     }
     let apt_get = || {
         let mut command = if root {

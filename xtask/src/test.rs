@@ -37,7 +37,7 @@ struct Binary {
 type Binaries = BTreeMap<String, Binary>;
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    needs::programs(args.install)?;
+    needs::programs("test", args.install)?;
     let workspace = Workspace::load()?;
 
     let mut build = run::cargo(&workspace.root);

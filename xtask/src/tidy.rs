@@ -68,7 +68,7 @@ const CRATES: &str = "registry+https://github.com/rust-lang/crates.io-index";
 const OWN: &str = "xtask/src/tidy.rs";
 
 pub(crate) fn run() -> Result<Outcome> {
-    needs::programs(false)?;
+    needs::programs("tidy", false)?;
     let workspace = Workspace::load()?;
     let files = files(&workspace.root)?;
     let mut problems = Vec::new();
@@ -353,15 +353,13 @@ fn mutants(root: &Path, files: &[Text], problems: &mut Vec<String>) -> Result<()
     Ok(())
 }
 
-/// Whether a comment names a mutant: `Mutant: E1`, or `Mutants: E1, E2`.
+/// Whether a comment names a mutant: `Mutant: E1`, `Mutants: E1, E2`, or `Mutant E1: what it breaks`.
 fn names_mutant(line: &str, id: &str) -> bool {
+    let apart = |c: char| !(c.is_alphanumeric() || c == '_' || c == '-');
+    let mut words = line.split(apart);
     is_comment(line)
-        && ["Mutant: ", "Mutants: "].iter().any(|word| {
-            line.split_once(word).is_some_and(|(_, rest)| {
-                rest.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'))
-                    .any(|word| word == id)
-            })
-        })
+        && words.any(|word| matches!(word, "Mutant" | "Mutants"))
+        && words.any(|word| word == id)
 }
 
 /// The papers of the house are there, and CI runs what we run.
@@ -544,7 +542,9 @@ mod tests {
     fn a_mutant_is_named_by_a_comment_with_the_whole_id() {
         assert!(names_mutant("    // Mutant: E1 (permit lost)", "E1"));
         assert!(names_mutant("/// Mutants: E1, E2", "E2"));
+        assert!(names_mutant("// Mutant Q1: a batch is forgotten.", "Q1"));
         assert!(!names_mutant("// Mutant: E11", "E1"));
+        assert!(!names_mutant("// E1 is no Mutant", "E1"));
         assert!(!names_mutant("let x = \"Mutant: E1\";", "E1"));
     }
 
