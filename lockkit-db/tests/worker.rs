@@ -248,7 +248,8 @@ async fn jobs_whose_claim_got_no_reply_are_not_forgotten_by_a_worker_that_lives(
     let store = store(20).await;
     let worker = worker(&store, done).build().unwrap();
     store.inject(Op::Exchange, Fault::LoseReply);
-    let stats = worker.run(emptied(&store)).await;
+    let stats = timeout(LEASE * 10, worker.run(emptied(&store)));
+    let stats = stats.await.expect("no job is left with it");
     assert_eq!((stats.done, stats.lost, stats.store_errors), (20, 0, 1));
 }
 
