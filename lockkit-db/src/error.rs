@@ -109,12 +109,6 @@ pub fn chain_of_causes(error: &(dyn std::error::Error + 'static), limit: usize) 
             break;
         }
     }
-    if text.len() > limit {
-        let mut end = limit;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
+    text.truncate(text.floor_char_boundary(limit));
     text
 }

@@ -14,7 +14,7 @@ use lockkit_db::sqlx::{self, Connection as _, SqliteConnection};
 use lockkit_test::cancel::{Cut, at_every_poll_async};
 use tempfile::TempDir;
 
-const LEASE: Duration = Duration::from_secs(3600);
+const LEASE: Duration = Duration::from_hours(1);
 
 struct Scene {
     store: SqliteStore,
@@ -51,7 +51,7 @@ impl Scene {
 
     async fn jobs(&self, n: usize) {
         self.store
-            .enqueue("q", &vec![NewJob::new("k", vec![]); n])
+            .enqueue("q", &vec![NewJob::new("k", vec![]).max_attempts(1000); n])
             .await
             .unwrap();
     }
@@ -99,7 +99,7 @@ async fn an_exchange_sent_again_is_answered_as_if_nothing_had_happened() {
             .await
             .unwrap()
             .claimed;
-        let seq = round.fetch_add(1, Ordering::Relaxed) + 1;
+        let seq = 2 * (round.fetch_add(1, Ordering::Relaxed) + 1);
         let acks = vec![
             Ack::done(&held[0]),
             Ack::new(&held[1], Verdict::Dead { error: "e".into() }),
@@ -134,7 +134,7 @@ async fn an_exchange_sent_again_is_answered_as_if_nothing_had_happened() {
             );
             assert_eq!((stats.ready, stats.claimed), (0, 1), "{cut}");
             let done = AckBatch {
-                seq: acks.seq + 1_000_000,
+                seq: acks.seq + 1,
                 acks: vec![Ack::new(&again.claimed[0], Verdict::Release)],
             };
             scene
@@ -172,23 +172,85 @@ async fn sessions_open_renew_and_close_whole() {
     at_every_poll_async(|| scene.store.renew(&session), check)
         .await
         .demand(1);
-    scene.jobs(1).await;
-    let session = scene.session().await;
-    let claim = ClaimSpec::new("q", 1);
-    scene
-        .store
-        .exchange(&session, None, Some(&claim))
-        .await
-        .unwrap();
-    let whole = async |cut: Cut| {
-        scene.is_unlocked().await;
-        let stats = scene.store.stats().await.unwrap();
-        assert_eq!(stats.ready + stats.claimed, 1, "{cut}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_session_gives_back_all_or_still_holds_all() {
+    let scene = Scene::new().await;
+    scene.jobs(3).await;
+    let session = tokio::sync::Mutex::new(None);
+    let prepare = async || {
+        let open = scene.session().await;
+        let claim = ClaimSpec::new("q", 3);
+        let held = scene
+            .store
+            .exchange(&open, None, Some(&claim))
+            .await
+            .unwrap()
+            .claimed;
+        assert_eq!(held.len(), 3);
+        *session.lock().await = Some(open);
     };
-    at_every_poll_async(|| scene.store.close_session(&session), whole)
-        .await
-        .demand(3);
-    assert_eq!(scene.store.stats().await.unwrap().ready, 1);
+    prepare().await;
+    at_every_poll_async(
+        || async {
+            let open = session.lock().await.clone().unwrap();
+            scene.store.close_session(&open).await
+        },
+        async |cut| {
+            scene.is_unlocked().await;
+            let stats = scene.store.stats().await.unwrap();
+            assert_eq!(stats.ready + stats.claimed, 3, "{cut}");
+            assert_eq!(stats.claimed % 3, 0, "{cut}");
+            let open = session.lock().await.take().unwrap();
+            scene.store.close_session(&open).await.unwrap();
+            prepare().await;
+        },
+    )
+    .await
+    .demand(3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_numbered_claim_that_was_dropped_loses_no_job_to_its_session() {
+    // Mutant Q14: it is a statement by itself, and runs on while it is asked for again.
+    let scene = Scene::new().await;
+    let session = scene.session().await;
+    let seq = AtomicU64::new(0);
+    at_every_poll_async(
+        || async {
+            let claim = ClaimSpec::new("q", 2).numbered(seq.load(Ordering::Relaxed) + 1);
+            scene.store.exchange(&session, None, Some(&claim)).await
+        },
+        async |cut| {
+            // At once, while the dropped one may still run.
+            scene.jobs(4).await;
+            let n = seq.fetch_add(1, Ordering::Relaxed) + 1;
+            let claim = ClaimSpec::new("q", 2).numbered(n).again();
+            let held = scene
+                .store
+                .exchange(&session, None, Some(&claim))
+                .await
+                .unwrap()
+                .claimed;
+            scene.is_unlocked().await;
+            let stats = scene.store.stats().await.unwrap();
+            assert_eq!(
+                stats.claimed,
+                held.len() as u64,
+                "{cut}: all that is held is known"
+            );
+            let mut other = scene.other.lock().await;
+            sqlx::raw_sql("DELETE FROM lockkit_job")
+                .execute(&mut *other)
+                .await
+                .unwrap();
+            drop(other);
+            scene.jobs(4).await;
+        },
+    )
+    .await
+    .demand(3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

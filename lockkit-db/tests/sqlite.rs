@@ -26,7 +26,7 @@ fn spec(worker: &str) -> SessionSpec {
     SessionSpec {
         worker: worker.into(),
         host: "h".into(),
-        lease: Duration::from_secs(60),
+        lease: Duration::from_mins(1),
     }
 }
 
@@ -142,8 +142,7 @@ async fn jobs_enqueued_in_a_transaction_come_and_go_with_it() {
             .execute(&mut *transaction)
             .await
             .unwrap();
-        let ids = store
-            .enqueue_in(&mut transaction, "q", &jobs(2))
+        let ids = SqliteStore::enqueue_in(&mut transaction, "q", &jobs(2))
             .await
             .unwrap();
         assert_eq!(ids.len(), 2);
@@ -281,27 +280,167 @@ async fn four_writers_take_each_job_once_and_see_no_lock() {
 }
 
 #[tokio::test]
-async fn the_claim_walks_the_index_in_order_and_never_sorts() {
+async fn no_statement_walks_or_sorts_what_it_can_look_up() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.db");
     drop(SqliteStore::open(&path).await.unwrap());
-    let explain = concat!(
-        "EXPLAIN QUERY PLAN ",
-        include_str!("../sql/sqlite/claim.sql")
-    );
-    let rows = sqlx::query(explain)
-        .fetch_all(&mut raw(&path).await)
+    let mut raw = raw(&path).await;
+    let job = "lockkit_job";
+    macro_rules! plan {
+        ($name:literal) => {{
+            let explain = concat!(
+                "EXPLAIN QUERY PLAN ",
+                include_str!(concat!("../sql/sqlite/", $name, ".sql"))
+            );
+            let rows = sqlx::query(explain).fetch_all(&mut raw).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| sqlx::Row::get(row, 3)).collect();
+            let plan = plan.join("\n");
+            assert!(!plan.contains("B-TREE FOR ORDER"), "{}:\n{plan}", $name);
+            for table in [job, "j", "lockkit_done", "lockkit_dead"] {
+                // The owner's index holds what workers have in hand, and nothing else.
+                let walks = |line: &&str| {
+                    line.starts_with(&format!("SCAN {table}"))
+                        && !line.ends_with("lockkit_job_owner")
+                };
+                assert_eq!(plan.lines().find(walks), None, "{}:\n{plan}", $name);
+            }
+            plan
+        }};
+    }
+    assert!(plan!("claim").contains("lockkit_job_ready"));
+    assert!(plan!("claim_again").contains("lockkit_job_owner"));
+    for plan in [
+        plan!("ack_done"),
+        plan!("ack_bury"),
+        plan!("ack_bury_done"),
+        plan!("ack_keep"),
+    ] {
+        assert!(
+            plan.contains("USING INTEGER PRIMARY KEY (rowid=?)"),
+            "{plan}"
+        );
+    }
+    // Mutant Q11: for each entry, all that the session holds is walked.
+    let plan = plan!("ack_requeue");
+    assert!(!plan.contains("lockkit_job_owner"), "{plan}");
+    for plan in [
+        plan!("reap_bury"),
+        plan!("reap_bury_done"),
+        plan!("reap_requeue"),
+    ] {
+        assert!(plan.contains("lockkit_job_owner"), "{plan}");
+        assert!(!plan.contains("TABLE lockkit_dead"), "{plan}");
+    }
+    assert!(plan!("promote").contains("lockkit_job_due"));
+    assert!(plan!("ready_probe").contains("lockkit_job_ready"));
+}
+
+/// Puts a clock into the file that jumps, as it does for a process that is paused between two
+/// statements.
+async fn jumping_clock(path: &Path, view: &str) {
+    let sql = format!("DROP VIEW lockkit_now; CREATE VIEW lockkit_now AS SELECT {view} AS ms");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&mut raw(path).await)
         .await
         .unwrap();
-    let plan: Vec<String> = rows.iter().map(|row| sqlx::Row::get(row, 3)).collect();
-    let plan = plan.join("\n");
-    assert!(
-        plan.contains("USING COVERING INDEX lockkit_job_ready")
-            || plan.contains("USING INDEX lockkit_job_ready"),
-        "{plan}"
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_inside_a_transaction_ends_before_or_after_it() {
+    // Mutant Q12: whether the session lives is asked in each statement anew.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    store.enqueue("q", &jobs(2)).await.unwrap();
+    jumping_clock(&path, "1000").await;
+    let session = store.open_session(&spec("w")).await.unwrap();
+    let claim = ClaimSpec::new("q", 2);
+    sqlx::raw_sql("UPDATE lockkit_job SET state = 0")
+        .execute(&mut raw(&path).await)
+        .await
+        .unwrap();
+    let held = store
+        .exchange(&session, None, Some(&claim))
+        .await
+        .unwrap()
+        .claimed;
+    // As soon as a result is filed, the lease is over.
+    let view = "CASE WHEN EXISTS (SELECT 1 FROM lockkit_done) THEN 9000000 ELSE 1000 END";
+    jumping_clock(&path, view).await;
+    let kept = lockkit_db::queue::Verdict::Done {
+        result: Some(b"r".to_vec()),
+    };
+    let acks = held.iter().map(|job| Ack::new(job, kept.clone())).collect();
+    let batch = AckBatch { seq: 1, acks };
+    let settled = store
+        .exchange(&session, Some(&batch), None)
+        .await
+        .unwrap()
+        .settled;
+    let stats = store.stats().await.unwrap();
+    assert_eq!(settled, [Settlement::Accepted; 2]);
+    assert_eq!(
+        (stats.kept, stats.claimed, stats.workers[0].done),
+        (2, 0, 2)
     );
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_while_sessions_are_reaped_loses_no_count_and_no_job() {
+    // Mutant Q13: who has ended is asked in each statement anew.
+    for (table, jump) in [("lockkit_worker", "9000000"), ("lockkit_dead", "0")] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jobs.db");
+        let store = SqliteStore::open(&path).await.unwrap();
+        jumping_clock(&path, "1000").await;
+        store
+            .enqueue("q", &[NewJob::new("k", vec![]).max_attempts(1)])
+            .await
+            .unwrap();
+        let session = store.open_session(&spec("a")).await.unwrap();
+        let other = store.open_session(&spec("b")).await.unwrap();
+        let claim = ClaimSpec::new("q", 1);
+        store.exchange(&session, None, Some(&claim)).await.unwrap();
+        sqlx::raw_sql(
+            "UPDATE lockkit_session SET done = 5, lease_until = 70000 WHERE worker = 'b'",
+        )
+        .execute(&mut raw(&path).await)
+        .await
+        .unwrap();
+        // Session a is over at 61,000 and b at 70,000; in between, the clock jumps.
+        let view = format!("CASE WHEN EXISTS (SELECT 1 FROM {table}) THEN {jump} ELSE 65000 END");
+        jumping_clock(&path, &view).await;
+        let upkeep = store.upkeep().await.unwrap();
+        assert_eq!((upkeep.buried, upkeep.requeued), (1, 0), "{table}");
+        store.close_session(&other).await.unwrap();
+        store.upkeep().await.unwrap();
+        let stats = store.stats().await.unwrap();
+        assert_eq!((stats.claimed, stats.dead), (0, 1), "{table}");
+        let done: Vec<_> = stats.workers.iter().map(|w| (&*w.worker, w.done)).collect();
+        assert_eq!(done, [("a", 0), ("b", 5)], "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_does_not_come_back_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    for name in ["jobs.db", "jobs.db-wal", "jobs.db-shm"] {
+        let _ = std::fs::remove_file(folder.path().join(name));
+    }
+    assert!(store.enqueue("q", &jobs(1)).await.is_err());
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_patience_of_zero_is_refused() {
+    let options = SqliteOptions::new("never.db").patience(Duration::ZERO);
     assert!(
-        !plan.contains("TEMP B-TREE") && !plan.contains("SCAN lockkit_job"),
-        "{plan}"
+        SqliteStore::open_with(options)
+            .await
+            .err()
+            .unwrap()
+            .is_invalid()
     );
 }

@@ -256,14 +256,14 @@ async fn jobs_whose_claim_got_no_reply_are_not_forgotten_by_a_worker_that_lives(
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_cannot_reach_the_store_stops_by_its_own_clock() {
     // Mutant Q6: the lease is trusted until the store says otherwise.
-    let store = store(8).await;
-    let cancelled = Arc::new(AtomicUsize::new(0));
     struct OnDrop(Arc<AtomicUsize>);
     impl Drop for OnDrop {
         fn drop(&mut self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
+    let store = store(8).await;
+    let cancelled = Arc::new(AtomicUsize::new(0));
     let first = Arc::new(AtomicUsize::new(0));
     let handler = {
         let (cancelled, first) = (Arc::clone(&cancelled), Arc::clone(&first));
@@ -438,6 +438,40 @@ async fn jobs_that_cannot_be_settled_do_not_stay_with_a_worker_that_lives() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_exchange_that_is_never_answered_costs_the_session_and_not_the_jobs() {
+    // Mutant Q15: an exchange is waited for without a limit.
+    let store = store(8).await;
+    let handler = {
+        let (store, first) = (Arc::clone(&store), AtomicUsize::new(0));
+        move |_: Job| {
+            if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                store.inject(Op::Exchange, Fault::Hang);
+            }
+            async { Ok(Completion::Done) }
+        }
+    };
+    let worker = worker(&store, handler).build().unwrap();
+    let stats = timeout(LEASE * 10, worker.run(emptied(&store))).await;
+    let stats = stats.expect("it lets go of the jobs");
+    assert_eq!((stats.lost, total(&store).await.done), (1, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_results_are_sent_in_batches_that_the_store_takes() {
+    // Mutant Q16: a batch is cut by its number of entries alone.
+    let store = store(100).await;
+    let handler = async |_: Job| {
+        Ok(Completion::DoneWith(vec![
+            0;
+            lockkit_db::queue::MAX_PAYLOAD
+        ]))
+    };
+    let worker = worker(&store, handler).slots(100).build().unwrap();
+    let stats = worker.run(emptied(&store)).await;
+    assert_eq!((stats.done, stats.store_errors), (100, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_worker_is_a_crashed_worker() {
     let store = store(10).await;
     let dying = worker(&store, async |_: Job| {
@@ -482,7 +516,7 @@ async fn ends_are_told_after_the_commit_and_only_once() {
                 .lock()
                 .unwrap()
                 .entry((end.ack.id, end.settlement == Settlement::Accepted))
-                .or_insert(0) += 1
+                .or_insert(0) += 1;
         }
     })
     .build()
@@ -509,6 +543,7 @@ async fn settings_outside_their_limits_are_refused_by_name() {
     refused(builder().lease(Duration::ZERO), "lease");
     refused(builder().lease(Duration::MAX), "lease");
     refused(builder().poll(Duration::ZERO), "poll");
+    refused(builder().flush_after(Duration::MAX), "flush_after");
     refused(builder().queue(""), "queue");
     refused(builder().name("x".repeat(65)), "worker");
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use lockkit_db::queue::{JobId, JobStore as _, QueueStats};
+use lockkit_db::queue::{JobId, JobStore as _, MAX_BATCH, QueueStats};
 use lockkit_test::history::Time;
 use tokio::time::{sleep, timeout};
 
@@ -174,7 +174,7 @@ fn is_live(stats: &QueueStats, name: &str) -> bool {
 }
 
 async fn holds_jobs(shop: &Shop, name: &str) -> anyhow::Result<bool> {
-    let active = shop.store.active(JobId(0), usize::MAX).await?;
+    let active = shop.store.active(JobId(0), MAX_BATCH).await?;
     Ok(active.iter().any(|job| job.worker.as_deref() == Some(name)))
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use lockkit_db::queue::{
-    CompletedJob, JobId, JobStore as _, QueueStats, SqliteStore, WorkerTotals,
+    CompletedJob, JobId, JobStore as _, MAX_BATCH, QueueStats, SqliteStore, WorkerTotals,
 };
 use lockkit_db::sqlx::sqlite::SqliteConnectOptions;
 use lockkit_db::sqlx::{self, ConnectOptions as _, Row as _};
@@ -248,9 +248,9 @@ impl Shop {
         let rows = self.rows().await?;
         let stats = self.store.stats().await?;
         let here = |queue: &String| *queue == self.queue;
-        let active = self.store.active(JobId(0), usize::MAX).await?;
+        let active = self.store.active(JobId(0), MAX_BATCH).await?;
         let active = active.iter().filter(|job| here(&job.queue)).count() as u64;
-        let mut dead = self.store.dead(JobId(0), usize::MAX).await?;
+        let mut dead = self.store.dead(JobId(0), MAX_BATCH).await?;
         dead.retain(|job| here(&job.queue));
 
         let killed = rage.as_ref().map(|rage| rage.killed.0);

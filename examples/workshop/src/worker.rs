@@ -232,10 +232,7 @@ impl Puppet {
             .await?;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let jobs = jobs(tasks)?;
-        let ids = self
-            .store
-            .enqueue_in(&mut transaction, &self.config.queue, &jobs)
-            .await?;
+        let ids = SqliteStore::enqueue_in(&mut transaction, &self.config.queue, &jobs).await?;
         say(&Line::Inside(ids.into_iter().map(|id| id.0).collect()));
         self.stand_still();
         transaction.commit().await?;

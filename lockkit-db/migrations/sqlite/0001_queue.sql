@@ -27,11 +27,13 @@ CREATE TABLE lockkit_session (
     released    INTEGER NOT NULL DEFAULT 0,
     busy_us     INTEGER NOT NULL DEFAULT 0,
     last_batch  INTEGER NOT NULL DEFAULT 0,
-    -- The job ids that the last batch had refused, as JSON: a batch sent again gets the same answer.
-    last_stale  TEXT NOT NULL DEFAULT '[]'
+    -- The answer to the last batch, so that it gets the same when it is sent again: as JSON, its
+    -- length and then the places in it that were refused.
+    last_answer TEXT NOT NULL DEFAULT '[0]'
 ) STRICT;
 
--- The one definition of a living session. The instant lease_until itself is past the lease.
+-- The one definition of a living session. The instant lease_until itself is past the lease. One
+-- that has ended has 0 there, and does not come back when the clock is set back.
 CREATE VIEW lockkit_live_session AS
 SELECT id FROM lockkit_session WHERE lease_until > (SELECT ms FROM lockkit_now);
 

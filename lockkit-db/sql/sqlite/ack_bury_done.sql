@@ -8,5 +8,5 @@ WHERE id IN (
     FROM json_each(?2) AS a
     CROSS JOIN lockkit_job AS j ON j.id = (a.value ->> 0)
     WHERE j.epoch = (a.value ->> 1) AND j.state = 1 AND j.session_id = ?1
-      AND j.id IN (SELECT id FROM lockkit_dead))
+      AND ((a.value ->> 4) OR j.attempt - (a.value ->> 3) >= j.max_attempts))
 RETURNING id, epoch

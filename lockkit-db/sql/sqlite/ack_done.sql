@@ -7,6 +7,5 @@ WHERE id IN (
     SELECT j.id
     FROM json_each(?2) AS a
     CROSS JOIN lockkit_job AS j ON j.id = (a.value ->> 0)
-    WHERE j.epoch = (a.value ->> 1) AND j.state = 1 AND j.session_id = ?1
-      AND j.session_id IN (SELECT id FROM lockkit_live_session))
+    WHERE j.epoch = (a.value ->> 1) AND j.state = 1 AND j.session_id = ?1)
 RETURNING id, epoch

@@ -1,7 +1,7 @@
 -- Files the results of jobs that ended with one; ack_done.sql then takes them off the hot table.
 -- Takes:   ?1 session, ?2 JSON [[id, epoch, result in hex, busy microseconds], ...]
 -- Costs:   one probe by primary key and one insert per entry
-INSERT INTO lockkit_done
+INSERT OR REPLACE INTO lockkit_done
     (id, queue_id, kind, attempt, worker, enqueued_at, finished_at, busy_us, result)
 SELECT j.id, j.queue_id, j.kind, j.attempt, s.worker, j.enqueued_at,
        (SELECT ms FROM lockkit_now), a.value ->> 3, unhex(a.value ->> 2)
@@ -9,4 +9,3 @@ FROM json_each(?2) AS a
 CROSS JOIN lockkit_job AS j ON j.id = (a.value ->> 0)
 CROSS JOIN lockkit_session AS s ON s.id = j.session_id
 WHERE j.epoch = (a.value ->> 1) AND j.state = 1 AND j.session_id = ?1
-  AND j.session_id IN (SELECT id FROM lockkit_live_session)

@@ -1,4 +1,4 @@
 -- Takes the jobs that reap_bury.sql has just filed off the hot table.
 DELETE FROM lockkit_job
-WHERE state = 1 AND session_id NOT IN (SELECT id FROM lockkit_live_session)
-  AND id IN (SELECT id FROM lockkit_dead)
+WHERE state = 1 AND attempt >= max_attempts
+  AND session_id NOT IN (SELECT id FROM lockkit_session WHERE lease_until > 0)

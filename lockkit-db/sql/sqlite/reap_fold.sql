@@ -1,10 +1,8 @@
--- Adds the counters of ended sessions that own nothing any more to their worker's totals;
--- reap_forget.sql then deletes those sessions.
+-- Adds the counters of ended sessions to their worker's totals; reap_forget.sql then deletes them.
 INSERT INTO lockkit_worker (name, sessions, done, retried, dead, released, busy_us)
 SELECT worker, count(*), sum(done), sum(retried), sum(dead), sum(released), sum(busy_us)
-FROM lockkit_session AS s
-WHERE id NOT IN (SELECT id FROM lockkit_live_session)
-  AND NOT EXISTS (SELECT 1 FROM lockkit_job WHERE state = 1 AND session_id = s.id)
+FROM lockkit_session
+WHERE lease_until = 0
 GROUP BY worker
 ON CONFLICT (name) DO UPDATE SET
     sessions = sessions + excluded.sessions,

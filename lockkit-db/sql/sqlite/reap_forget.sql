@@ -1,4 +1,2 @@
--- Deletes the sessions that reap_fold.sql has just added to the totals.
-DELETE FROM lockkit_session
-WHERE id NOT IN (SELECT id FROM lockkit_live_session)
-  AND NOT EXISTS (SELECT 1 FROM lockkit_job WHERE state = 1 AND session_id = lockkit_session.id)
+-- Deletes the sessions that reap_fold.sql has just added to the totals. By now they hold nothing.
+DELETE FROM lockkit_session WHERE lease_until = 0

@@ -16,7 +16,7 @@ use lockkit_core::{Permit, Semaphore};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
 
-use crate::Error;
+use crate::{Cause, Error};
 
 /// The first release without the race of WAL resets that could corrupt a database.
 const OLDEST: (u32, u32, u32) = (3, 51, 3);
@@ -58,6 +58,31 @@ enum Stage {
     Committing,
 }
 
+/// Runs an attempt on a slot's connection until it succeeds, fails for good, or the patience is
+/// over: `in_turn!(slot, turn => { .. })`, where the block is async and yields a
+/// `Result<_, sqlx::Error>`. (A macro, because an async closure that borrows cannot be told to be
+/// `Send`.)
+macro_rules! in_turn {
+    ($slot:expr, $turn:ident => $attempt:block) => {{
+        let mut $turn = $slot.turn().await;
+        loop {
+            let attempt: Result<_, sqlx::Error> = async { $attempt }.await;
+            match attempt {
+                Ok(value) => {
+                    $turn.finish();
+                    break Ok(value);
+                }
+                Err(error) => {
+                    if let Err(error) = $turn.again(error).await {
+                        break Err(error);
+                    }
+                }
+            }
+        }
+    }};
+}
+pub(crate) use in_turn;
+
 // === impl Slot ===
 
 impl Slot {
@@ -72,20 +97,21 @@ impl Slot {
 
     /// Waits for its turn, first come first served.
     pub(crate) async fn turn(&self) -> Turn<'_> {
+        // The time in the queue counts: patience is the caller's, not the slot's.
+        let started = Instant::now();
         let permit = self
             .turn
             .acquire()
             .await
             .expect("the slot's semaphore is never closed");
-        let now = Instant::now();
         let connection = self.idle.lock().take();
         Turn {
             slot: self,
             _permit: permit,
             connection,
             stage: Stage::Idle,
-            retry: Retry::new(patient(self.patience), now),
-            started: now,
+            retry: Retry::new(patient(self.patience), started),
+            started,
         }
     }
 }
@@ -99,7 +125,7 @@ fn patient(patience: Duration) -> Policy {
             Duration::from_millis(100),
         ))
         .build()
-        .expect("a constant policy is valid")
+        .expect("the patience was checked when the file was opened")
 }
 
 // === impl Turn ===
@@ -116,14 +142,24 @@ impl Turn<'_> {
     /// Begins a write transaction. The write lock is taken here, so nothing after this can
     /// find that it read something stale.
     pub(crate) async fn begin(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        self.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// Begins a transaction that only reads, for several statements to see the same.
+    pub(crate) async fn begin_reading(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        self.begin_with("BEGIN").await
+    }
+
+    async fn begin_with(
+        &mut self,
+        sql: &'static str,
+    ) -> Result<&mut SqliteConnection, sqlx::Error> {
         self.connection().await?;
         // Before the statement: should it be the last thing that happens, a transaction may
         // be open.
         self.stage = Stage::Open;
         let connection = self.connection.as_mut().expect("it was just opened");
-        sqlx::query("BEGIN IMMEDIATE")
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(sql).execute(&mut *connection).await?;
         Ok(connection)
     }
 
@@ -164,20 +200,16 @@ impl Turn<'_> {
             let unknown = stage == Stage::Committing || matches!(error, sqlx::Error::WorkerCrashed);
             return Err(classify(error, unknown));
         }
-        match self.retry.on(Event::Retryable, Instant::now()) {
-            Action::Sleep(pause) => {
-                tracing::debug!(?pause, "the database is locked; trying again");
-                tokio::time::sleep(pause).await;
-                Ok(())
-            }
-            _ => {
-                *self.slot.idle.lock() = self.connection.take();
-                Err(Error::Busy {
-                    waited: self.started.elapsed(),
-                    source: error.into(),
-                })
-            }
+        if let Action::Sleep(pause) = self.retry.on(Event::Retryable, Instant::now()) {
+            tracing::debug!(?pause, "the database is locked; trying again");
+            tokio::time::sleep(pause).await;
+            return Ok(());
         }
+        *self.slot.idle.lock() = self.connection.take();
+        Err(Error::Busy {
+            waited: self.started.elapsed(),
+            source: error.into(),
+        })
     }
 
     /// Rolls back, or failing that drops the connection, which comes to the same.
@@ -207,7 +239,7 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
     Some(error.code()?.parse::<i32>().ok()? & 0xff)
 }
 
-/// SQLITE_BUSY and SQLITE_LOCKED in all their shades: whoever holds the lock will let it go.
+/// `SQLITE_BUSY` and `SQLITE_LOCKED` in all their shades: whoever holds the lock will let it go.
 fn is_busy(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(5 | 6))
 }
@@ -226,11 +258,16 @@ pub(crate) fn classify(error: sqlx::Error, unknown: bool) -> Error {
 
 // === the file ===
 
-/// How to connect to a file, for each purpose the same but for durability.
-pub(crate) fn connect_options(path: &Path, synchronous: SqliteSynchronous) -> SqliteConnectOptions {
+/// How to connect to a file, for each purpose the same but for durability. Only who opens the store
+/// creates a file: one that is deleted while it is used must not come back empty.
+pub(crate) fn connect_options(
+    path: &Path,
+    synchronous: SqliteSynchronous,
+    create: bool,
+) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(true)
+        .create_if_missing(create)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
         .busy_timeout(BUSY_TIMEOUT)
@@ -329,8 +366,8 @@ fn check_file_system(_path: &Path, _folder: &Path) -> Result<(), Error> {
 }
 
 /// Turns a failure of the first connect into one about the file.
-pub(crate) fn file_error(path: &Path, error: sqlx::Error) -> Error {
-    let problem = match primary_code(&error) {
+pub(crate) fn file_error(path: &Path, error: Cause) -> Error {
+    let problem = match error.downcast_ref().and_then(primary_code) {
         Some(8) => "is read-only",
         Some(11) => "is damaged",
         Some(14) => "cannot be opened or created",
@@ -340,17 +377,21 @@ pub(crate) fn file_error(path: &Path, error: sqlx::Error) -> Error {
     Error::File {
         path: path.to_owned(),
         problem: problem.to_owned(),
-        source: Some(error.into()),
+        source: Some(error),
     }
 }
 
-/// Refuses a SQLite that is too old to be trusted with several processes on one WAL.
-pub(crate) async fn check_version(connection: &mut SqliteConnection) -> Result<(), Error> {
+pub(crate) async fn sqlite_version(
+    connection: &mut SqliteConnection,
+) -> Result<String, sqlx::Error> {
     let row = sqlx::query("SELECT sqlite_version()")
         .fetch_one(connection)
-        .await
-        .map_err(|e| classify(e, false))?;
-    let version: String = row.get(0);
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Refuses a SQLite that is too old to be trusted with several processes on one WAL.
+pub(crate) fn check_version(version: &str) -> Result<(), Error> {
     let mut parts = version
         .split('.')
         .map(|part| part.parse::<u32>().unwrap_or(0));

@@ -42,6 +42,8 @@ pub(crate) struct Limits {
     pub(crate) low: usize,
     /// A batch of this many is sent at once.
     pub(crate) batch: usize,
+    /// Most bytes of results in a batch of more than one.
+    pub(crate) bytes: usize,
     /// The longest that an acknowledgement waits for company.
     pub(crate) flush_after: Duration,
 }
@@ -372,7 +374,19 @@ impl Locked {
         if !due {
             return None;
         }
-        let n = self.finished.len().min(limits.batch);
+        // As many as fit, and one at least.
+        let mut bytes = 0;
+        let fits = |ack: &&Ack| {
+            bytes += ack.verdict.bytes();
+            bytes <= limits.bytes
+        };
+        let n = self
+            .finished
+            .iter()
+            .take(limits.batch)
+            .take_while(fits)
+            .count()
+            .max(1);
         let acks = self.finished.drain(..n).collect();
         if self.finished.is_empty() {
             self.oldest = None;

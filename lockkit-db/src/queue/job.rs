@@ -14,7 +14,9 @@ pub const MAX_BATCH: usize = 10_000;
 /// Most characters of a queue's, a worker's or a kind's name.
 pub const MAX_NAME: usize = 64;
 /// Longest delay of a job.
-pub const MAX_DELAY: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+pub const MAX_DELAY: Duration = Duration::from_hours(10 * 366 * 24);
+/// Most bytes of all results in one batch of acknowledgements.
+pub const MAX_BATCH_BYTES: usize = 64 << 20;
 /// Most bytes of an error's text that are kept with a job.
 pub(crate) const MAX_ERROR: usize = 8 * 1024;
 
@@ -129,7 +131,7 @@ pub(crate) fn unix_ms(time: SystemTime) -> Result<i64, Error> {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     // The same horizon as a delay's, seen from 1970, with two centuries added.
-    let limit = Duration::from_secs(200 * 366 * 24 * 3600);
+    let limit = Duration::from_hours(200 * 366 * 24);
     if since > limit {
         return Err(Error::invalid("at", "is too far in the future"));
     }
@@ -267,6 +269,12 @@ impl Ack {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.busy > MAX_DELAY {
+            return Err(Error::invalid(
+                "busy",
+                format!("must be at most {MAX_DELAY:?}"),
+            ));
+        }
         match &self.verdict {
             Verdict::Done {
                 result: Some(result),
@@ -279,6 +287,18 @@ impl Ack {
     }
 }
 
+impl Verdict {
+    /// How many bytes of a result it carries.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Done {
+                result: Some(result),
+            } => result.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// What the store said to an [`Ack`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
@@ -287,4 +307,28 @@ pub enum Settlement {
     /// It was refused and changed nothing: the claim had ended, because the lease was over
     /// or because the job had been claimed anew.
     Stale,
+}
+
+/// The answer to a batch that is here again: of `n` acknowledgements, those at `stale` were refused.
+pub(crate) fn repeat_answer(
+    asked: usize,
+    n: usize,
+    stale: &[usize],
+) -> Result<Vec<Settlement>, Error> {
+    if asked != n {
+        let problem = format!("under this number {n} were sent before, and now {asked}");
+        return Err(Error::invalid("acks", problem));
+    }
+    let mut settled = vec![Settlement::Accepted; n];
+    for at in stale {
+        settled[*at] = Settlement::Stale;
+    }
+    Ok(settled)
+}
+
+pub(crate) fn seq_must_grow(last: u64) -> Error {
+    Error::invalid(
+        "seq",
+        format!("must be larger than the last batch's, which was {last}"),
+    )
 }

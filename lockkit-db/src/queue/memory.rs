@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 
-use super::job::{check_batch, check_name, unix_ms};
+use super::job::{MAX_ERROR, check_batch, check_name, repeat_answer, seq_must_grow, unix_ms};
 use super::store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
     Session, SessionSpec, Upkeep, WorkerTotals,
@@ -126,8 +126,8 @@ struct SessionRow {
     lease: i64,
     lease_until: i64,
     counts: WorkerTotals,
-    /// The last batch, and the places in it that were refused.
-    last: (u64, Vec<usize>),
+    /// The last batch's number, its length, and the places in it that were refused.
+    last: (u64, usize, Vec<usize>),
 }
 
 // === impl MemoryStore ===
@@ -244,7 +244,7 @@ impl JobStore for MemoryStore {
                 lease,
                 lease_until: now + lease,
                 counts,
-                last: (0, Vec::new()),
+                last: (0, 0, Vec::new()),
             };
             tables.sessions.insert(tables.next_session, row);
             Session {
@@ -275,11 +275,15 @@ impl JobStore for MemoryStore {
     ) -> Result<Exchange, Error> {
         acks.map_or(Ok(()), AckBatch::check)?;
         claim.map_or(Ok(()), ClaimSpec::check)?;
-        self.call(Op::Exchange, |tables, now| Exchange {
-            settled: acks.map_or_else(Vec::new, |batch| tables.settle(session.id, batch, now)),
-            claimed: claim.map_or_else(Vec::new, |spec| tables.claim(session.id, spec, now)),
+        self.call(Op::Exchange, |tables, now| {
+            let settled = match acks {
+                Some(batch) => tables.settle(session.id, batch, now)?,
+                None => Vec::new(),
+            };
+            let claimed = claim.map_or_else(Vec::new, |spec| tables.claim(session.id, spec, now));
+            Ok(Exchange { settled, claimed })
         })
-        .await
+        .await?
     }
 
     async fn close_session(&self, session: &Session) -> Result<(), Error> {
@@ -341,6 +345,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn active(&self, after: JobId, limit: usize) -> Result<Vec<ActiveJob>, Error> {
+        check_batch("limit", limit)?;
         let (now, tables) = (self.now(), self.tables.lock());
         let later = tables.jobs.range(after.0.saturating_add(1)..);
         let active = later.filter_map(|(id, job)| match job.state {
@@ -358,12 +363,14 @@ impl JobStore for MemoryStore {
     }
 
     async fn completed(&self, after: JobId, limit: usize) -> Result<Vec<CompletedJob>, Error> {
+        check_batch("limit", limit)?;
         let tables = self.tables.lock();
         let later = tables.done.range(after.0.saturating_add(1)..);
         Ok(later.map(|(_, job)| job.clone()).take(limit).collect())
     }
 
     async fn dead(&self, after: JobId, limit: usize) -> Result<Vec<DeadJob>, Error> {
+        check_batch("limit", limit)?;
         let tables = self.tables.lock();
         let later = tables.dead.range(after.0.saturating_add(1)..);
         Ok(later.map(|(_, job)| job.clone()).take(limit).collect())
@@ -469,34 +476,31 @@ impl Tables {
         ready.into_iter().map(claim).collect()
     }
 
-    fn settle(&mut self, session: i64, batch: &AckBatch, now: i64) -> Vec<Settlement> {
+    fn settle(
+        &mut self,
+        session: i64,
+        batch: &AckBatch,
+        now: i64,
+    ) -> Result<Vec<Settlement>, Error> {
+        let n = batch.acks.len();
         let Some(row) = self.sessions.get(&session) else {
-            return vec![Settlement::Stale; batch.acks.len()];
+            return Ok(vec![Settlement::Stale; n]);
         };
-        let stale = if row.last.0 == batch.seq {
-            row.last.1.clone()
-        } else {
-            let mut stale = Vec::new();
-            for (at, ack) in batch.acks.iter().enumerate() {
-                if !self.settle_one(session, ack, now) {
-                    stale.push(at);
-                }
-            }
-            let row = self
-                .sessions
-                .get_mut(&session)
-                .expect("it was there a moment ago");
-            row.last = (batch.seq, stale.clone());
-            stale
-        };
-        let settlement = |at| {
-            if stale.contains(&at) {
-                Settlement::Stale
-            } else {
-                Settlement::Accepted
-            }
-        };
-        (0..batch.acks.len()).map(settlement).collect()
+        let (last, length, stale) = &row.last;
+        if batch.seq == *last {
+            return repeat_answer(n, *length, stale);
+        }
+        if self.lives(session, now) && batch.seq < *last {
+            return Err(seq_must_grow(*last));
+        }
+        let accepted = |ack| self.settle_one(session, ack, now);
+        let accepted: Vec<bool> = batch.acks.iter().map(accepted).collect();
+        let stale: Vec<usize> = (0..n).filter(|at| !accepted[*at]).collect();
+        if self.lives(session, now) {
+            let row = self.sessions.get_mut(&session).expect("it lives");
+            row.last = (batch.seq, n, stale.clone());
+        }
+        repeat_answer(n, n, &stale)
     }
 
     /// Whether the acknowledgement was accepted.
@@ -531,12 +535,12 @@ impl Tables {
             }
             Verdict::Retry { delay, error } if !last => {
                 counts.retried += 1;
-                job.error = Some(error.clone());
+                job.error = Some(cut(error));
                 job.rest(*delay, now);
             }
             Verdict::Dead { error } | Verdict::Retry { error, .. } => {
                 counts.dead += 1;
-                let error = error.clone();
+                let error = cut(error);
                 self.bury(ack.id.0, error);
             }
             Verdict::Release => {
@@ -643,6 +647,10 @@ impl Row {
             self.state = State::Ready;
         }
     }
+}
+
+fn cut(error: &str) -> String {
+    error[..error.floor_char_boundary(MAX_ERROR)].to_owned()
 }
 
 fn add(total: &mut WorkerTotals, counts: &WorkerTotals) {

@@ -36,8 +36,8 @@ mod store;
 mod worker;
 
 pub use job::{
-    Ack, ClaimedJob, JobId, MAX_BATCH, MAX_DELAY, MAX_NAME, MAX_PAYLOAD, NewJob, Schedule,
-    Settlement, Verdict,
+    Ack, ClaimedJob, JobId, MAX_BATCH, MAX_BATCH_BYTES, MAX_DELAY, MAX_NAME, MAX_PAYLOAD, NewJob,
+    Schedule, Settlement, Verdict,
 };
 pub use memory::{Fault, MemoryStore, Op};
 #[cfg(feature = "sqlite")]

@@ -9,7 +9,7 @@ use lockkit_core::Fence;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
 use sqlx::{Row, Sqlite, Transaction};
 
-use super::job::{MAX_ERROR, check_batch, check_name, unix_ms};
+use super::job::{MAX_ERROR, check_batch, check_name, repeat_answer, seq_must_grow, unix_ms};
 use super::store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
     Session, SessionSpec, Upkeep, WorkerTotals,
@@ -18,7 +18,7 @@ use super::{Ack, ClaimedJob, JobId, NewJob, Schedule, Settlement, Verdict};
 use crate::Error;
 use crate::backend::sqlite::{
     Migration, Slot, Turn, check_file, check_version, classify, connect_options, file_error,
-    migrate,
+    in_turn, migrate, sqlite_version,
 };
 
 macro_rules! sql {
@@ -33,10 +33,11 @@ const MIGRATIONS: &[Migration] = &[Migration {
     sql: include_str!("../../migrations/sqlite/0001_queue.sql"),
 }];
 
-/// How many rows one round of upkeep moves, so that it never holds the write lock for long.
-const UPKEEP_LIMIT: i64 = 1000;
+/// How many scheduled jobs one round of upkeep makes ready: millions may be due at once, and the
+/// write lock is not to be held for long. What is left is due at once again.
+const PROMOTE_LIMIT: i64 = 1000;
 
-/// The pauses between two looks for another process' writes: from, to.
+/// The pauses between two looks for other processes' jobs: from, to.
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// What a commit survives.
@@ -108,13 +109,13 @@ pub struct SqliteStore {
     reader: Slot,
     /// Rung when this process has put jobs in.
     enqueued: tokio::sync::Notify,
-    /// The file's data version when [`JobStore::wait_for_work`] last looked.
-    seen: lockkit_core::sync::Mutex<Option<i64>>,
 }
 
-/// While this lives, its [`SqliteStore`] is in no write transaction and begins none.
+/// While this lives, its [`SqliteStore`] begins no write transaction.
 ///
-/// Other processes are not held. Keep it shorter than the lease: heartbeats are held too.
+/// Those that were under way have ended, unless a call was dropped in the middle of a statement:
+/// that statement ends in its own time. Other processes are not held. Keep it shorter than the
+/// lease: heartbeats are held too.
 pub struct WritesHeld<'a> {
     _writer: Turn<'a>,
     _heart: Turn<'a>,
@@ -138,74 +139,43 @@ impl SqliteStore {
     ///
     /// [`Error::File`] if the path is a folder, is read-only, is not a database, is in memory,
     /// or is on a network file system; the file is then as it was. [`Error::Schema`] if its
-    /// tables are of a newer version.
+    /// tables are of a newer version. [`Error::Invalid`] for a patience of zero.
     pub async fn open_with(options: SqliteOptions) -> Result<Self, Error> {
+        if options.patience.is_zero() {
+            return Err(Error::invalid("patience", "must be longer than zero"));
+        }
         check_file(&options.path)?;
         let synchronous = match options.durability {
             Durability::Full => SqliteSynchronous::Full,
             Durability::Normal => SqliteSynchronous::Normal,
         };
-        let slot = |synchronous| {
-            Slot::new(
-                connect_options(&options.path, synchronous),
-                options.patience,
-            )
+        let slot = |synchronous, create| {
+            let connect = connect_options(&options.path, synchronous, create);
+            Slot::new(connect, options.patience)
         };
-        let store = Self {
-            writer: slot(synchronous),
+        prepare(&slot(synchronous, true), &options.path).await?;
+        Ok(Self {
+            writer: slot(synchronous, false),
             // A heartbeat that a power cut undoes has only made the lease shorter.
-            heart: slot(SqliteSynchronous::Normal),
-            reader: slot(SqliteSynchronous::Normal),
+            heart: slot(SqliteSynchronous::Normal, false),
+            reader: slot(SqliteSynchronous::Normal, false),
             enqueued: tokio::sync::Notify::new(),
-            seen: lockkit_core::sync::Mutex::new(None),
-        };
-        store.prepare(&options.path).await?;
-        Ok(store)
+        })
     }
 
-    async fn prepare(&self, path: &Path) -> Result<(), Error> {
-        let mut turn = self.writer.turn().await;
-        loop {
-            // Connecting switches the file to WAL, for which it has to be alone for a moment.
-            match turn.connection().await {
-                Ok(connection) => break check_version(connection).await?,
-                Err(e) => match turn.again(e).await {
-                    Ok(()) => {}
-                    Err(Error::Database { source }) => {
-                        return Err(match source.downcast::<sqlx::Error>() {
-                            Ok(e) => file_error(path, *e),
-                            Err(source) => Error::Database { source },
-                        });
-                    }
-                    Err(e) => return Err(e),
-                },
-            }
-        }
-        loop {
-            let attempt = async {
-                let verdict = migrate(turn.begin().await?, MIGRATIONS).await?;
-                turn.commit().await?;
-                Ok(verdict)
-            };
-            match attempt.await {
-                Ok(verdict) => {
-                    turn.finish();
-                    return verdict;
-                }
-                Err(e) => turn.again(e).await?,
-            }
-        }
-    }
-
-    /// Puts jobs in as part of the caller's own transaction: they are there when it commits.
+    /// Puts jobs in as part of the caller's own transaction, on the same file as a store's: they
+    /// are there when it commits.
     ///
-    /// Cost: a statement per job. Other processes see them by polling, this one too.
+    /// Cost: a statement per job. Workers see them by polling, those of this process too.
     ///
     /// # Errors
     ///
     /// As [`JobStore::enqueue`]; the caller rolls back.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the transaction's: the caller rolls back.
     pub async fn enqueue_in(
-        &self,
         transaction: &mut Transaction<'_, Sqlite>,
         queue: &str,
         jobs: &[NewJob],
@@ -233,97 +203,80 @@ impl SqliteStore {
         limit: usize,
         row: impl Fn(&SqliteRow) -> T,
     ) -> Result<Vec<T>, Error> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut turn = self.reader.turn().await;
-        loop {
-            let attempt = async {
-                let connection = turn.connection().await?;
-                sqlx::query(sql)
-                    .bind(after.0)
-                    .bind(limit)
-                    .fetch_all(connection)
-                    .await
-            };
-            match attempt.await {
-                Ok(rows) => {
-                    turn.finish();
-                    return Ok(rows.iter().map(row).collect());
-                }
-                Err(e) => turn.again(e).await?,
-            }
-        }
+        check_batch("limit", limit)?;
+        let rows = in_turn!(self.reader, turn => {
+            let list = sqlx::query(sql).bind(after.0).bind(limit as i64);
+            list.fetch_all(turn.connection().await?).await
+        })?;
+        Ok(rows.iter().map(row).collect())
     }
+
+    /// Whether the queue has a job to claim, by a look that takes no lock.
+    async fn has_ready(&self, queue: &str) -> Result<bool, Error> {
+        in_turn!(self.reader, turn => {
+            let probe = sqlx::query(sql!("ready_probe")).bind(queue);
+            Ok(probe.fetch_one(turn.connection().await?).await?.get(0))
+        })
+    }
+}
+
+/// Makes the file and its tables, or brings them up to date.
+async fn prepare(slot: &Slot, path: &Path) -> Result<(), Error> {
+    // Connecting switches the file to WAL, for which it has to be alone for a moment.
+    let version = in_turn!(slot, turn => { sqlite_version(turn.connection().await?).await });
+    let version = version.map_err(|error| match error {
+        Error::Database { source } => file_error(path, source),
+        other => other,
+    })?;
+    check_version(&version)?;
+    in_turn!(slot, turn => {
+        let verdict = migrate(turn.begin().await?, MIGRATIONS).await?;
+        turn.commit().await?;
+        Ok(verdict)
+    })?
 }
 
 impl JobStore for SqliteStore {
     async fn enqueue(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
         check_enqueue(queue, jobs)?;
-        let mut turn = self.writer.turn().await;
-        loop {
-            let attempt = async {
-                let ids = insert(turn.begin().await?, queue, jobs).await?;
-                turn.commit().await?;
-                Ok(ids)
-            };
-            match attempt.await {
-                Ok(ids) => {
-                    turn.finish();
-                    self.enqueued.notify_waiters();
-                    return Ok(ids);
-                }
-                Err(e) => turn.again(e).await?,
-            }
-        }
+        let ids = in_turn!(self.writer, turn => {
+            let ids = insert(turn.begin().await?, queue, jobs).await?;
+            turn.commit().await?;
+            Ok(ids)
+        })?;
+        self.enqueued.notify_waiters();
+        Ok(ids)
     }
 
     async fn open_session(&self, spec: &SessionSpec) -> Result<Session, Error> {
         spec.check()?;
-        let mut turn = self.writer.turn().await;
-        loop {
-            let attempt = async {
-                let connection = turn.connection().await?;
-                sqlx::query(sql!("session_open"))
-                    .bind(&spec.worker)
-                    .bind(&spec.host)
-                    .bind(spec.lease.as_millis() as i64)
-                    .fetch_one(connection)
-                    .await
-            };
-            match attempt.await {
-                Ok(row) => {
-                    turn.finish();
-                    return Ok(Session {
-                        id: row.get(0),
-                        lease: spec.lease,
-                    });
-                }
-                Err(e) => turn.again(e).await?,
-            }
-        }
+        // In a transaction: of a single statement that returns a row, sqlx does not tell whether
+        // it was committed.
+        let id = in_turn!(self.writer, turn => {
+            let row = sqlx::query(sql!("session_open"))
+                .bind(&spec.worker)
+                .bind(&spec.host)
+                .bind(spec.lease.as_millis() as i64)
+                .fetch_one(turn.begin().await?)
+                .await?;
+            turn.commit().await?;
+            Ok(row.get(0))
+        })?;
+        Ok(Session {
+            id,
+            lease: spec.lease,
+        })
     }
 
     async fn renew(&self, session: &Session) -> Result<Renewal, Error> {
-        let mut turn = self.heart.turn().await;
-        loop {
-            let attempt = async {
-                let connection = turn.connection().await?;
-                sqlx::query(sql!("session_renew"))
-                    .bind(session.id)
-                    .execute(connection)
-                    .await
-            };
-            match attempt.await {
-                Ok(done) => {
-                    turn.finish();
-                    return Ok(if done.rows_affected() == 1 {
-                        Renewal::Renewed
-                    } else {
-                        Renewal::Lost
-                    });
-                }
-                Err(e) => turn.again(e).await?,
-            }
-        }
+        let renewed = in_turn!(self.heart, turn => {
+            let renew = sqlx::query(sql!("session_renew")).bind(session.id);
+            renew.execute(turn.connection().await?).await
+        })?;
+        Ok(match renewed.rows_affected() {
+            1 => Renewal::Renewed,
+            _ => Renewal::Lost,
+        })
     }
 
     async fn exchange(
@@ -334,77 +287,60 @@ impl JobStore for SqliteStore {
     ) -> Result<Exchange, Error> {
         acks.map_or(Ok(()), AckBatch::check)?;
         claim.map_or(Ok(()), ClaimSpec::check)?;
-        let prepared = acks.map(Prepared::new);
-        let mut turn = self.writer.turn().await;
-        loop {
-            let attempt = async {
-                let mut exchange = Exchange::default();
-                let Some(batch) = &prepared else {
-                    // Alone, a claim is one statement and needs no transaction around it; nor does
-                    // one that is asked for again, for whom should it race with?
-                    if let Some(spec) = claim {
-                        exchange.claimed =
-                            claim_jobs(turn.connection().await?, session, spec).await?;
-                    }
-                    return Ok(exchange);
-                };
-                let connection = turn.begin().await?;
-                exchange.settled = settle(connection, session, batch).await?;
-                if let Some(spec) = claim {
-                    exchange.claimed = claim_jobs(connection, session, spec).await?;
-                }
-                turn.commit().await?;
-                Ok(exchange)
-            };
-            match attempt.await {
-                Ok(exchange) => {
-                    turn.finish();
-                    return Ok(exchange);
-                }
-                Err(e) => turn.again(e).await?,
+        let batch = match (acks.map(Prepared::new), claim) {
+            (None, None) => return Ok(Exchange::default()),
+            (None, Some(spec)) if spec.seq == 0 => {
+                // One statement, which needs no transaction around it.
+                let claimed = in_turn!(self.writer, turn => {
+                    claim_jobs(turn.connection().await?, session, spec).await
+                })?;
+                return Ok(Exchange {
+                    settled: Vec::new(),
+                    claimed,
+                });
             }
-        }
+            // A claim that may be asked for again is in a transaction, so that one whose call was
+            // dropped is either undone or all there when the next one looks.
+            (batch, _) => batch,
+        };
+        in_turn!(self.writer, turn => {
+            let connection = turn.begin().await?;
+            let settled = match &batch {
+                Some(batch) => settle(connection, session, batch).await?,
+                None => Ok(Vec::new()),
+            };
+            let exchange = match (settled, claim) {
+                (Ok(settled), None) => Ok(Exchange { settled, claimed: Vec::new() }),
+                (Ok(settled), Some(spec)) => {
+                    let claimed = claim_jobs(connection, session, spec).await?;
+                    Ok(Exchange { settled, claimed })
+                }
+                // Refused before anything was written.
+                (Err(error), _) => Err(error),
+            };
+            turn.commit().await?;
+            Ok(exchange)
+        })?
     }
 
     async fn close_session(&self, session: &Session) -> Result<(), Error> {
-        let mut turn = self.writer.turn().await;
-        loop {
-            let attempt = async {
-                let connection = turn.begin().await?;
-                sqlx::query(sql!("session_end"))
-                    .bind(session.id)
-                    .execute(&mut *connection)
-                    .await?;
-                reap(connection).await?;
-                turn.commit().await
-            };
-            match attempt.await {
-                Ok(()) => {
-                    turn.finish();
-                    return Ok(());
-                }
-                Err(e) => turn.again(e).await?,
-            }
-        }
+        in_turn!(self.writer, turn => {
+            let connection = turn.begin().await?;
+            let end = sqlx::query(sql!("session_end")).bind(session.id);
+            end.execute(&mut *connection).await?;
+            reap(connection).await?;
+            turn.commit().await
+        })?;
+        self.enqueued.notify_waiters();
+        Ok(())
     }
 
     async fn upkeep(&self) -> Result<Upkeep, Error> {
-        let mut turn = self.reader.turn().await;
-        let (due, next) = loop {
-            let attempt = async {
-                let connection = turn.connection().await?;
-                sqlx::query(sql!("upkeep_probe"))
-                    .fetch_one(connection)
-                    .await
-            };
-            match attempt.await {
-                Ok(row) => {
-                    turn.finish();
-                    break (row.get::<bool, _>(0), row.get::<Option<i64>, _>(1));
-                }
-                Err(e) => turn.again(e).await?,
-            }
-        };
+        let (due, next): (bool, Option<i64>) = in_turn!(self.reader, turn => {
+            let probe = sqlx::query(sql!("upkeep_probe"));
+            let row = probe.fetch_one(turn.connection().await?).await?;
+            Ok((row.get(0), row.get(1)))
+        })?;
         let next_due = next.map(|ms| Duration::from_millis(ms.max(0) as u64));
         if !due {
             return Ok(Upkeep {
@@ -412,53 +348,35 @@ impl JobStore for SqliteStore {
                 ..Upkeep::default()
             });
         }
-        let mut turn = self.writer.turn().await;
-        loop {
-            let attempt = async {
-                let connection = turn.begin().await?;
-                let (requeued, buried) = reap(connection).await?;
-                let promoted = sqlx::query(sql!("promote"))
-                    .bind(UPKEEP_LIMIT)
-                    .execute(connection)
-                    .await?
-                    .rows_affected();
-                turn.commit().await?;
-                Ok(Upkeep {
-                    promoted,
-                    requeued,
-                    buried,
-                    next_due,
-                })
-            };
-            match attempt.await {
-                Ok(upkeep) => {
-                    turn.finish();
-                    if upkeep.promoted + upkeep.requeued > 0 {
-                        self.enqueued.notify_waiters();
-                    }
-                    return Ok(upkeep);
-                }
-                Err(e) => turn.again(e).await?,
-            }
+        let upkeep = in_turn!(self.writer, turn => {
+            let connection = turn.begin().await?;
+            let (requeued, buried) = reap(connection).await?;
+            let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
+            let promoted = promote.execute(connection).await?.rows_affected();
+            turn.commit().await?;
+            Ok(Upkeep { promoted, requeued, buried, next_due })
+        })?;
+        if upkeep.promoted + upkeep.requeued > 0 {
+            self.enqueued.notify_waiters();
         }
+        Ok(upkeep)
     }
 
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
-        // In this process a bell rings; of the others' writes the file's data version tells,
-        // at the price of a read.
+        // In this process a bell rings; what others write is looked for.
+        let bell = self.enqueued.notified();
+        tokio::pin!(bell);
+        bell.as_mut().enable();
         let look = async {
             let mut pause = LOOK.0;
-            loop {
-                match self.changed_and_ready(queue).await {
-                    Ok(true) => return,
-                    // An error here is the next claim's to report.
-                    Ok(false) | Err(_) => tokio::time::sleep(pause).await,
-                }
+            // An error is no news here: it is the next claim's to report.
+            while !self.has_ready(queue).await.unwrap_or(false) {
+                tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LOOK.1);
             }
         };
         tokio::select! {
-            () = self.enqueued.notified() => {}
+            () = bell => {}
             () = look => {}
             () = tokio::time::sleep(limit) => {}
         }
@@ -502,78 +420,32 @@ impl JobStore for SqliteStore {
     }
 
     async fn stats(&self) -> Result<QueueStats, Error> {
-        let mut turn = self.reader.turn().await;
-        loop {
-            let attempt = async {
-                let connection = turn.connection().await?;
-                let jobs = sqlx::query(sql!("stats_jobs"))
-                    .fetch_one(&mut *connection)
-                    .await?;
-                let workers = sqlx::query(sql!("stats_workers"))
-                    .fetch_all(connection)
-                    .await?;
-                Ok((jobs, workers))
-            };
-            match attempt.await {
-                Ok((jobs, workers)) => {
-                    turn.finish();
-                    let count = |row: &SqliteRow, at: usize| row.get::<i64, _>(at) as u64;
-                    return Ok(QueueStats {
-                        ready: count(&jobs, 0),
-                        claimed: count(&jobs, 1),
-                        scheduled: count(&jobs, 2),
-                        kept: count(&jobs, 3),
-                        dead: count(&jobs, 4),
-                        workers: workers
-                            .iter()
-                            .map(|row| WorkerTotals {
-                                worker: row.get(0),
-                                sessions: count(row, 1),
-                                live: count(row, 2),
-                                done: count(row, 3),
-                                retried: count(row, 4),
-                                dead: count(row, 5),
-                                released: count(row, 6),
-                                busy: Duration::from_micros(count(row, 7)),
-                            })
-                            .collect(),
-                    });
-                }
-                Err(e) => turn.again(e).await?,
-            }
-        }
-    }
-}
-
-impl SqliteStore {
-    /// Whether the file has changed since the last look, and has a ready job in the queue.
-    async fn changed_and_ready(&self, queue: &str) -> Result<bool, Error> {
-        let mut turn = self.reader.turn().await;
-        let attempt = async {
-            let connection = turn.connection().await?;
-            let version: i64 = sqlx::query("PRAGMA data_version")
-                .fetch_one(&mut *connection)
-                .await?
-                .get(0);
-            if self.seen.lock().replace(version) == Some(version) {
-                return Ok(false);
-            }
-            let ready = sqlx::query(sql!("ready_probe"))
-                .bind(queue)
-                .fetch_one(connection)
-                .await?;
-            Ok(ready.get::<bool, _>(0))
+        let (jobs, workers) = in_turn!(self.reader, turn => {
+            let connection = turn.begin_reading().await?;
+            let jobs = sqlx::query(sql!("stats_jobs")).fetch_one(&mut *connection).await?;
+            let workers = sqlx::query(sql!("stats_workers")).fetch_all(connection).await?;
+            turn.commit().await?;
+            Ok((jobs, workers))
+        })?;
+        let count = |row: &SqliteRow, at: usize| row.get::<i64, _>(at) as u64;
+        let totals = |row: &SqliteRow| WorkerTotals {
+            worker: row.get(0),
+            sessions: count(row, 1),
+            live: count(row, 2),
+            done: count(row, 3),
+            retried: count(row, 4),
+            dead: count(row, 5),
+            released: count(row, 6),
+            busy: Duration::from_micros(count(row, 7)),
         };
-        match attempt.await {
-            Ok(ready) => {
-                turn.finish();
-                Ok(ready)
-            }
-            Err(e) => {
-                *self.seen.lock() = None;
-                turn.again(e).await.map(|()| false)
-            }
-        }
+        Ok(QueueStats {
+            ready: count(&jobs, 0),
+            claimed: count(&jobs, 1),
+            scheduled: count(&jobs, 2),
+            kept: count(&jobs, 3),
+            dead: count(&jobs, 4),
+            workers: workers.iter().map(totals).collect(),
+        })
     }
 }
 
@@ -683,15 +555,15 @@ impl<'a> Prepared<'a> {
                             ack.id,
                             ack.epoch,
                             Hex(result),
-                            ack.busy.as_micros() as u64 as i64
+                            ack.busy.as_micros()
                         ));
                     }
                 }
                 Verdict::Retry { delay, error } => {
-                    back.push_back(ack, *delay, 0, false, Some(error))
+                    back.push_back(ack, *delay, 0, false, Some(error));
                 }
                 Verdict::Dead { error } => {
-                    back.push_back(ack, Duration::ZERO, 0, true, Some(error))
+                    back.push_back(ack, Duration::ZERO, 0, true, Some(error));
                 }
                 Verdict::Release => back.push_back(ack, Duration::ZERO, 1, false, None),
                 Verdict::Snooze { delay } => back.push_back(ack, *delay, 1, false, None),
@@ -727,13 +599,7 @@ impl Rows {
         dies: bool,
         error: Option<&String>,
     ) {
-        let error = error.map(|text| {
-            let mut end = text.len().min(MAX_ERROR);
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            &text[..end]
-        });
+        let error = error.map(|text| &text[..text.floor_char_boundary(MAX_ERROR)]);
         let error = serde_json::to_string(&error).expect("a string is valid JSON");
         // Up to the next millisecond, so that a delay that is not zero stays one.
         let delay = delay.as_micros().div_ceil(1000);
@@ -766,32 +632,30 @@ async fn settle(
     connection: &mut SqliteConnection,
     session: &Session,
     prepared: &Prepared<'_>,
-) -> Result<Vec<Settlement>, sqlx::Error> {
-    let acks = &prepared.batch.acks;
-    let last = sqlx::query(sql!("session_last"))
-        .bind(session.id)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(last) = last else {
-        return Ok(vec![Settlement::Stale; acks.len()]);
+) -> Result<Result<Vec<Settlement>, Error>, sqlx::Error> {
+    let AckBatch { seq, acks } = prepared.batch;
+    let last = sqlx::query(sql!("session_last")).bind(session.id);
+    let Some(last) = last.fetch_optional(&mut *connection).await? else {
+        return Ok(Ok(vec![Settlement::Stale; acks.len()]));
     };
-    if last.get::<i64, _>(0) == prepared.batch.seq as i64 {
+    let (lives, last_seq): (bool, i64) = (last.get(0), last.get(1));
+    let last_seq = last_seq as u64;
+    if *seq == last_seq {
         // It is here for the second time: the same answer, and nothing is done.
-        let stale: Vec<usize> =
-            serde_json::from_str(last.get(1)).map_err(|e| sqlx::Error::Decode(e.into()))?;
-        let mut settled = vec![Settlement::Accepted; acks.len()];
-        for at in stale {
-            settled[at] = Settlement::Stale;
-        }
-        return Ok(settled);
+        let answer: Vec<usize> =
+            serde_json::from_str(last.get(2)).map_err(|e| sqlx::Error::Decode(e.into()))?;
+        return Ok(repeat_answer(acks.len(), answer[0], &answer[1..]));
+    }
+    if !lives {
+        return Ok(Ok(vec![Settlement::Stale; acks.len()]));
+    }
+    if *seq < last_seq {
+        return Ok(Err(seq_must_grow(last_seq)));
     }
 
     if let Some(kept) = &prepared.kept {
-        sqlx::query(sql!("ack_keep"))
-            .bind(session.id)
-            .bind(kept)
-            .execute(&mut *connection)
-            .await?;
+        let keep = sqlx::query(sql!("ack_keep")).bind(session.id).bind(kept);
+        keep.execute(&mut *connection).await?;
     }
     let done = accepted(
         connection,
@@ -802,17 +666,14 @@ async fn settle(
     .await?;
     let (mut buried, mut requeued) = (HashSet::new(), HashSet::new());
     if let Some(back) = &prepared.back {
-        sqlx::query(sql!("ack_bury"))
-            .bind(session.id)
-            .bind(back)
-            .execute(&mut *connection)
-            .await?;
+        let bury = sqlx::query(sql!("ack_bury")).bind(session.id).bind(back);
+        bury.execute(&mut *connection).await?;
         buried = accepted(connection, sql!("ack_bury_done"), session, Some(back)).await?;
         requeued = accepted(connection, sql!("ack_requeue"), session, Some(back)).await?;
     }
 
     let mut settled = Vec::with_capacity(acks.len());
-    let mut stale = Vec::new();
+    let mut answer = vec![acks.len()];
     let (mut released, mut busy) = (0, Duration::ZERO);
     for (at, ack) in acks.iter().enumerate() {
         let claim = (ack.id.0, ack.epoch.as_i64());
@@ -822,13 +683,13 @@ async fn settle(
             busy = busy.saturating_add(ack.busy);
         } else {
             settled.push(Settlement::Stale);
-            stale.push(at);
+            answer.push(at);
         }
     }
     sqlx::query(sql!("session_count"))
         .bind(session.id)
-        .bind(prepared.batch.seq as i64)
-        .bind(serde_json::to_string(&stale).expect("numbers are valid JSON"))
+        .bind(*seq as i64)
+        .bind(serde_json::to_string(&answer).expect("numbers are valid JSON"))
         .bind(done.len() as i64)
         .bind(requeued.len() as i64 - released)
         .bind(buried.len() as i64)
@@ -836,7 +697,7 @@ async fn settle(
         .bind(i64::try_from(busy.as_micros()).unwrap_or(i64::MAX))
         .execute(connection)
         .await?;
-    Ok(settled)
+    Ok(Ok(settled))
 }
 
 /// Runs a fenced statement over a batch; what it returns is what the fence let through.
@@ -857,24 +718,24 @@ async fn accepted(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Gives back what sessions without a lease hold, and adds their counters up.
+/// Gives back what ended sessions hold, and adds their counters up. All of it, for it is no more
+/// than what workers had in hand.
 async fn reap(connection: &mut SqliteConnection) -> Result<(u64, u64), sqlx::Error> {
-    sqlx::query(sql!("reap_bury"))
-        .bind(UPKEEP_LIMIT)
-        .execute(&mut *connection)
-        .await?;
-    let buried = sqlx::query(sql!("reap_bury_done"))
-        .execute(&mut *connection)
-        .await?
-        .rows_affected();
-    let requeued = sqlx::query(sql!("reap_requeue"))
-        .bind(UPKEEP_LIMIT)
-        .execute(&mut *connection)
-        .await?
-        .rows_affected();
-    sqlx::query(sql!("reap_fold"))
-        .execute(&mut *connection)
-        .await?;
-    sqlx::query(sql!("reap_forget")).execute(connection).await?;
+    let mut rows = [0; 6];
+    let steps = [
+        sql!("reap_end"),
+        sql!("reap_bury"),
+        sql!("reap_bury_done"),
+        sql!("reap_requeue"),
+        sql!("reap_fold"),
+        sql!("reap_forget"),
+    ];
+    for (rows, step) in rows.iter_mut().zip(steps) {
+        *rows = sqlx::query(step)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+    }
+    let [_, buried, _, requeued, ..] = rows;
     Ok((requeued, buried))
 }

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::time::Duration;
 
-use super::job::{Ack, ClaimedJob, JobId, NewJob, Settlement, check_batch, check_name};
+use super::job::{
+    Ack, ClaimedJob, JobId, MAX_BATCH_BYTES, NewJob, Settlement, check_batch, check_name,
+};
 use crate::Error;
 
 /// Shortest lease of a session.
 pub const MIN_LEASE: Duration = Duration::from_millis(10);
 /// Longest lease of a session.
-pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_LEASE: Duration = Duration::from_hours(24);
 
 /// Where the jobs are. Implemented by `SqliteStore` and [`MemoryStore`](super::MemoryStore);
 /// one conformance suite runs them all.
@@ -31,7 +33,9 @@ pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 /// Every method may be dropped at any await: the store is left whole, and whether the
 /// operation happened is unknown. [`exchange`](Self::exchange) can then be sent again as it was:
 /// a batch of acknowledgements that had been committed is answered from memory, not done twice,
-/// and a numbered claim that had been made is answered with the same jobs.
+/// and a numbered claim that had been made is answered with the same jobs. Once the session has
+/// ended, all that can be said is [`Settlement::Stale`]. An [`enqueue`](Self::enqueue) cannot be
+/// sent again safely: look, or make the jobs such that one too many does no harm.
 pub trait JobStore: Send + Sync + 'static {
     /// Puts jobs into a queue, all or none, and returns their ids in the same order.
     ///
@@ -77,7 +81,8 @@ pub trait JobStore: Send + Sync + 'static {
     /// nothing, and a claim now and then is the truth.
     fn wait_for_work(&self, queue: &str, limit: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Claimed jobs with ids above `after`, at most `limit`, in the order of their ids.
+    /// Claimed jobs with ids above `after`, at most `limit` of at most 10,000, in the order of their
+    /// ids.
     fn active(
         &self,
         after: JobId,
@@ -153,8 +158,8 @@ pub enum Renewal {
 /// Acknowledgements that are sent together, and answered again alike if they are sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AckBatch {
-    /// The batch's number within its session, from 1 and growing. Under one number always the
-    /// same acknowledgements.
+    /// The batch's number within its session, from 1 and growing; a lower one than the last is
+    /// refused. Under one number always the same acknowledgements.
     pub seq: u64,
     /// The acknowledgements, at most [`MAX_BATCH`](super::MAX_BATCH).
     pub acks: Vec<Ack>,
@@ -168,6 +173,11 @@ impl AckBatch {
                 "seq",
                 "must be from 1 to 9223372036854775807",
             ));
+        }
+        let bytes: usize = self.acks.iter().map(|ack| ack.verdict.bytes()).sum();
+        if bytes > MAX_BATCH_BYTES {
+            let problem = format!("their results are more than {MAX_BATCH_BYTES} bytes");
+            return Err(Error::invalid("acks", problem));
         }
         let mut claims = HashSet::with_capacity(self.acks.len());
         for ack in &self.acks {

@@ -17,11 +17,20 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, Held, Limits, Look, Started};
-use super::job::{MAX_ERROR, check_batch, check_name};
+use super::job::{MAX_DELAY, MAX_ERROR, check_batch, check_name};
 use super::lease::SessionLease;
 use super::store::{ClaimSpec, JobStore, Renewal, Session, SessionSpec};
 use super::{Ack, ClaimedJob, Settlement, Verdict};
 use crate::error::{Cause, Error, chain_of_causes};
+
+/// A batch is cut where its results are larger than this together.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// The longest `flush_after`.
+const MAX_FLUSH: Duration = Duration::from_hours(1);
+
+/// An exchange without an answer is waited for this long, or for two leases if they are longer.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A session is given up when the store has failed this many exchanges in a row.
 const MOST_FAILURES: u32 = 5;
@@ -221,7 +230,7 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
                 lease: Duration::from_secs(30),
                 poll: Duration::from_secs(1),
                 drain: Duration::from_secs(30),
-                backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(600)),
+                backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_mins(10)),
             },
             on_settled: Box::new(|_| {}),
         }
@@ -292,6 +301,7 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
             ahead: config.slots + config.prefetch,
             low: config.prefetch / 2,
             batch: config.batch,
+            bytes: BATCH_BYTES,
             flush_after: config.flush_after,
         }));
         *shared.claims.lock() = Some(Arc::clone(&claims));
@@ -442,7 +452,7 @@ impl<S: JobStore, H: Handler> WorkerBuilder<S, H> {
     /// # Errors
     ///
     /// [`Error::Invalid`] that names the setting: no slots or more than 10,000, a batch
-    /// of 0 or over 10,000, a lease outside 10 ms to 24 h, a poll of zero, a name that is empty or
+    /// of 0 or over 10,000, a lease outside 10 ms to 24 h, a poll under 1 ms, a name that is empty or
     /// over 64 characters.
     pub fn build(self) -> Result<Worker<S, H>, Error> {
         let config = &self.config;
@@ -453,8 +463,12 @@ impl<S: JobStore, H: Handler> WorkerBuilder<S, H> {
         if config.prefetch > 0 {
             check_batch("prefetch", config.prefetch)?;
         }
-        if config.poll.is_zero() {
-            return Err(Error::invalid("poll", "must be longer than zero"));
+        if config.poll < Duration::from_millis(1) {
+            return Err(Error::invalid("poll", "must be at least 1 ms"));
+        }
+        if config.flush_after > MAX_FLUSH {
+            let problem = format!("must be at most {MAX_FLUSH:?}");
+            return Err(Error::invalid("flush_after", problem));
         }
         Ok(Worker {
             shared: Arc::new(Shared {
@@ -536,7 +550,7 @@ impl Config {
     /// How long the lease is trusted here, counted from before a heartbeat is sent: a tenth less
     /// than at the store, for clocks that do not run alike.
     fn trust(&self) -> Duration {
-        self.lease - self.lease / 10
+        self.lease.mul_f64(0.9)
     }
 }
 
@@ -592,10 +606,7 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
     async fn beat(self: Arc<Self>) {
         let lease = self.config().lease;
         let mut next = Instant::now() + lease / 3;
-        loop {
-            let Some(until) = self.lease.until() else {
-                break;
-            };
+        while let Some(until) = self.lease.until() {
             sleep_until(next.min(until)).await;
             let sent = Instant::now();
             if !self.lease.is_valid(sent) {
@@ -624,7 +635,7 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             }
         }
         self.lost.cancel();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Starts handlers, each in a slot of the pool that is had before the job is taken.
@@ -643,7 +654,7 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             }
             drop(slot.spawn(Arc::clone(&self).handle(job, started)));
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Runs one handler to its end, or to the end of its time.
@@ -695,6 +706,7 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             .config()
             .backoff
             .after(claim.attempt, fastrand::u64(..));
+        let delay = delay.min(MAX_DELAY);
         Verdict::Retry { delay, error }
     }
 
@@ -727,10 +739,17 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 if again { spec.again() } else { spec }
             });
             let store = &self.shared.store;
-            match store
-                .exchange(&self.session, batch.as_deref(), claim.as_ref())
-                .await
-            {
+            let exchange = store.exchange(&self.session, batch.as_deref(), claim.as_ref());
+            let limit = EXCHANGE_LIMIT.max(self.config().lease * 2);
+            let Ok(exchange) = timeout(limit, exchange).await else {
+                // It holds jobs that nobody can settle.
+                tracing::warn!(?limit, "the job store does not answer");
+                self.lease.lose();
+                self.lost.cancel();
+                again |= claim.is_some();
+                continue;
+            };
+            match exchange {
                 Ok(exchange) => {
                     pause = Duration::from_millis(5);
                     failures = 0;

@@ -50,6 +50,7 @@ fn claims(window: usize, batch: usize) -> Arc<Claims> {
     Arc::new(Claims::new(Limits {
         window,
         ahead: window,
+        bytes: usize::MAX,
         low: 0,
         batch,
         flush_after: Duration::ZERO,

@@ -84,7 +84,12 @@ fn retry(delay: Duration) -> Verdict {
     }
 }
 
-#[allow(missing_docs, reason = "the names of the cases are their claims")]
+#[allow(
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::too_many_lines,
+    reason = "the names of the cases are their claims, and each panics where its claim fails"
+)]
 mod all {
     #[allow(clippy::wildcard_imports, reason = "one module in two halves")]
     use super::*;
@@ -199,7 +204,7 @@ mod all {
         enqueue(store, 2).await;
         let mut a = Hand::new(store, "a").await;
         let claimed = a.claim(2).await;
-        bench.advance(LEASE - MS).await;
+        bench.advance(LEASE.checked_sub(MS).unwrap()).await;
         assert_eq!(store.upkeep().await.unwrap().requeued, 0);
         assert_eq!(
             a.end(&claimed[0], Verdict::Done { result: None }).await,
@@ -223,7 +228,7 @@ mod all {
         let mut a = Hand::new(store, "a").await;
         let claimed = a.claim(1).await.remove(0);
         for _ in 0..3 {
-            bench.advance(LEASE - MS).await;
+            bench.advance(LEASE.checked_sub(MS).unwrap()).await;
             assert_eq!(store.renew(&a.session).await.unwrap(), Renewal::Renewed);
         }
         bench.advance(LEASE + MS).await;
@@ -419,6 +424,15 @@ mod all {
             (1, 1, 1, 1)
         );
         assert_eq!((stats.ready, stats.scheduled), (1, 1));
+
+        let refused = async |seq, n: usize| {
+            let acks = batch.acks[..n].to_vec();
+            let batch = AckBatch { seq, acks };
+            let result = store.exchange(&a.session, Some(&batch), None).await;
+            assert!(result.unwrap_err().is_invalid(), "{seq}, {n}");
+        };
+        refused(7, 2).await; // The number has been used for another batch,
+        refused(6, 3).await; // and this one for none, but it is too late.
     }
 
     pub async fn a_stale_entry_harms_no_other<B: Bench>(bench: B) {
@@ -430,10 +444,10 @@ mod all {
         acks[1].epoch = lockkit_core::Fence::MAX;
         acks[2].id = JobId(999_999);
         let settled = a.settle(acks).await;
-        use Settlement::{Accepted, Stale};
-        assert_eq!(settled, [Accepted, Stale, Stale, Accepted]);
+        let (yes, no) = (Settlement::Accepted, Settlement::Stale);
+        assert_eq!(settled, [yes, no, no, yes]);
         assert_eq!(store.stats().await.unwrap().claimed, 2);
-        assert_eq!(a.end(&claimed[1], Verdict::Release).await, Accepted);
+        assert_eq!(a.end(&claimed[1], Verdict::Release).await, yes);
     }
 
     pub async fn one_exchange_settles_and_then_claims<B: Bench>(bench: B) {
@@ -568,6 +582,33 @@ mod all {
         );
     }
 
+    pub async fn closing_gives_back_however_much_it_is<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 2500).await;
+        let a = Hand::new(store, "a").await;
+        assert_eq!(a.claim(2500).await.len(), 2500);
+        store.close_session(&a.session).await.unwrap();
+        let stats = store.stats().await.unwrap();
+        assert_eq!((stats.ready, stats.claimed), (2500, 0));
+    }
+
+    pub async fn two_queues_wait_for_their_own_work<B: Bench>(bench: B) {
+        let (here, there) = (Arc::clone(bench.store()), bench.second().await);
+        let long = Duration::from_mins(1);
+        let wait = async |queue: &str| {
+            let waited = tokio::time::timeout(long / 2, here.wait_for_work(queue, long)).await;
+            assert!(waited.is_ok(), "{queue} was not woken");
+        };
+        for _ in 0..4 {
+            let jobs = async {
+                for queue in ["q", "other"] {
+                    there.enqueue(queue, &[job()]).await.unwrap();
+                }
+            };
+            tokio::join!(wait("q"), wait("other"), jobs);
+        }
+    }
+
     pub async fn counters_add_up_over_sessions<B: Bench>(bench: B) {
         let store = bench.store();
         enqueue(store, 6).await;
@@ -634,7 +675,7 @@ mod all {
         let (here, there) = (Arc::clone(bench.store()), bench.second().await);
         // Whatever is to be heard of the past is heard once.
         here.wait_for_work("q", MS).await;
-        let long = Duration::from_secs(60);
+        let long = Duration::from_mins(1);
         let (waited, _) = tokio::join!(
             tokio::time::timeout(long / 2, here.wait_for_work("q", long)),
             enqueue(&there, 1),
@@ -665,7 +706,7 @@ mod all {
                     .await,
             );
         }
-        let years = Duration::from_secs(20 * 366 * 24 * 3600);
+        let years = Duration::from_hours(20 * 366 * 24);
         refused("jobs", store.enqueue("q", &[]).await);
         refused(
             "jobs",
@@ -739,6 +780,7 @@ mod all {
             (u64::MAX, vec![done.clone()]),
             (1, vec![Ack::new(&claimed, large)]),
             (1, vec![Ack::new(&claimed, retry(Duration::MAX))]),
+            (1, vec![done.clone().busy(Duration::MAX)]),
         ] {
             let batch = AckBatch { seq, acks };
             let error = store

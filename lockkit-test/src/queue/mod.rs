@@ -34,6 +34,8 @@ macro_rules! queue_conformance {
             a_lost_session_claims_nothing
             a_restarted_worker_of_the_same_name_hides_nothing
             closing_a_session_gives_back_what_it_holds
+            closing_gives_back_however_much_it_is
+            two_queues_wait_for_their_own_work
             counters_add_up_over_sessions
             epochs_grow_while_the_clock_stands
             scheduled_jobs_wait_for_their_time

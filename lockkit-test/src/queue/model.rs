@@ -218,7 +218,7 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
                 claim,
             } if !hands.is_empty() => {
                 let hand = session.get_mut(&mut hands);
-                let batch = model.batch(hand, acks, &claims);
+                let batch = Model::batch(hand, acks, &claims);
                 let spec = ClaimSpec::new("q", *claim);
                 let spec = (*claim > 0).then_some(&spec);
                 let exchange = store
@@ -277,12 +277,7 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
 }
 
 impl Model {
-    fn batch(
-        &self,
-        hand: &mut Hand,
-        ends: &[(Index, End)],
-        claims: &[ClaimedJob],
-    ) -> Option<AckBatch> {
+    fn batch(hand: &mut Hand, ends: &[(Index, End)], claims: &[ClaimedJob]) -> Option<AckBatch> {
         if claims.is_empty() {
             return None;
         }
