@@ -377,7 +377,7 @@ impl Locked {
         // As many as fit, and one at least.
         let mut bytes = 0;
         let fits = |ack: &&Ack| {
-            bytes += ack.verdict.bytes();
+            bytes += ack.verdict.result_bytes();
             bytes <= limits.bytes
         };
         let n = self

@@ -289,7 +289,8 @@ impl Ack {
 
 impl Verdict {
     /// How many bytes of a result it carries.
-    pub(crate) fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn result_bytes(&self) -> usize {
         match self {
             Self::Done {
                 result: Some(result),

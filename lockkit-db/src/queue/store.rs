@@ -174,7 +174,7 @@ impl AckBatch {
                 "must be from 1 to 9223372036854775807",
             ));
         }
-        let bytes: usize = self.acks.iter().map(|ack| ack.verdict.bytes()).sum();
+        let bytes: usize = self.acks.iter().map(|ack| ack.verdict.result_bytes()).sum();
         if bytes > MAX_BATCH_BYTES {
             let problem = format!("their results are more than {MAX_BATCH_BYTES} bytes");
             return Err(Error::invalid("acks", problem));
