@@ -67,6 +67,7 @@ pub enum Error {
 }
 
 impl Error {
+    #[cfg(feature = "queue")]
     pub(crate) fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Invalid {
             field,

@@ -52,7 +52,8 @@
 //! - That a cancelled call has not happened. Each method says how to find out, or how to send it
 //!   again.
 
-#[cfg(feature = "sqlite")]
+// Only the queue uses it so far.
+#[cfg(all(feature = "queue", feature = "sqlite"))]
 mod backend;
 mod error;
 #[cfg(feature = "queue")]
