@@ -315,7 +315,7 @@ fn shape() -> impl Strategy<Value = Shape> {
 proptest! {
     #![proptest_config(config())]
 
-    // Mutants: A12, A13
+    // Mutants: A12, A13a, A13b
     #[test]
     fn retries_stay_within_attempts_deadline_and_cap(
         attempts in 1..40_u32,

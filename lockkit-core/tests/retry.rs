@@ -101,7 +101,7 @@ fn without_a_seed_two_callers_do_not_pause_alike() {
     assert_ne!(run(policy.clone()).0, run(policy).0);
 }
 
-// Mutant: A13
+// Mutant: A13b
 #[test]
 fn a_pause_that_would_overrun_the_deadline_is_not_begun() {
     let policy = |pause| {
