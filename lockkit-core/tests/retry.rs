@@ -101,7 +101,7 @@ fn without_a_seed_two_callers_do_not_pause_alike() {
     assert_ne!(run(policy.clone()).0, run(policy).0);
 }
 
-// Mutant: A13b
+// Mutant: A13a
 #[test]
 fn a_pause_that_would_overrun_the_deadline_is_not_begun() {
     let policy = |pause| {
@@ -159,6 +159,7 @@ fn a_server_that_asks_for_more_than_is_left_ends_it() {
     );
 }
 
+// Mutant: A13b
 #[test]
 fn the_longest_durations_overflow_nothing() {
     let now = Instant::now();
