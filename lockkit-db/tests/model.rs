@@ -24,7 +24,7 @@ proptest! {
 
 proptest! {
     // A case makes a file of its own.
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_sqlite_store_agrees_with_the_model(history in model::histories(60)) {
