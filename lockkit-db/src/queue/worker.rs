@@ -345,8 +345,10 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
         desk.cancel.cancel();
         // Handlers are dropped at their next await and acknowledgements are still offered, but
         // neither may keep a new session waiting.
-        if timeout(config.lease / 2, surface(&mut lane)).await.is_err() {
-            tracing::warn!(held = ?desk.claims.held(), "a session ended with unsettled claims");
+        let ended = timeout(config.lease / 2, surface(&mut lane)).await;
+        let held = desk.claims.held();
+        if ended.is_err() && held != Held::default() {
+            tracing::warn!(?held, "a session ended with claims that are not settled");
         }
         if desk.lost.is_cancelled() {
             return Some(End::Lost);
