@@ -91,9 +91,12 @@ impl Bare {
 
     /// Returns the `(id, epoch)` that were accepted.
     fn acknowledge(&self, finished: &[Job]) -> Result<Vec<(i64, i64)>> {
-        let (last, _refused): (i64, String) = self
+        let (lives, last, _answer): (bool, i64, String) = self
             .prepared(sql!("session_last"))?
-            .query_row(params![self.session], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .query_row(params![self.session], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        ensure!(lives, "the session has ended");
         ensure!(
             last + 1 == self.seq,
             "batch {last} was followed by {}",
