@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lockkit_db::sqlx::{Connection as _, Row as _, SqliteConnection, query};
+use rustix::param::clock_ticks_per_second;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::queue::{ends, median};
+use crate::race::{ends, median};
 
 /// How often the disk is asked to sync.
 const SYNCS: usize = 50;
@@ -129,6 +130,45 @@ pub(crate) fn now() -> Duration {
 /// What this process has taken of the processors, in all of its threads.
 pub(crate) fn cpu_time() -> Duration {
     read(ClockId::ProcessCPUTime)
+}
+
+/// What all processes of this machine together, and its host, have taken of its processors so far.
+///
+/// # Errors
+///
+/// Where there is no `/proc`.
+pub(crate) fn all_cpu_time() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    // cpu user nice system idle iowait irq softirq steal …
+    let ticks = line
+        .split_whitespace()
+        .skip(1)
+        .map(str::parse)
+        .collect::<Result<Vec<u64>, _>>()?;
+    let busy: u64 = [0, 1, 2, 5, 6, 7]
+        .iter()
+        .filter_map(|&at| ticks.get(at))
+        .sum();
+    Ok(Duration::from_secs_f64(
+        busy as f64 / clock_ticks_per_second() as f64,
+    ))
+}
+
+/// What this process holds of the memory, and the most that it ever held, in KiB.
+///
+/// # Errors
+///
+/// Where there is no `/proc`.
+pub(crate) fn memory_kib() -> Result<(u64, u64)> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let kib = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    kib("VmRSS:")
+        .zip(kib("VmHWM:"))
+        .context("no VmRSS and VmHWM in /proc/self/status")
 }
 
 fn read(clock: ClockId) -> Duration {

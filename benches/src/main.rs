@@ -7,6 +7,8 @@
 mod machine;
 mod memory;
 mod queue;
+mod race;
+mod semaphore;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,10 +40,14 @@ enum What {
     Queue(queue::Args),
     /// The memory of a worker's process over a million jobs.
     Memory(memory::Args),
+    /// Acquire and drop, against tokio's semaphore and async-lock's.
+    Semaphore(race::Args),
     #[command(hide = true)]
     QueueChild(queue::claimer::Args),
     #[command(hide = true)]
     MemoryChild(memory::ChildArgs),
+    #[command(hide = true)]
+    SemaphoreChild(semaphore::ChildArgs),
 }
 
 /// A benchmark's result, whatever it measured.
@@ -66,12 +72,16 @@ fn main() -> ExitCode {
 
 /// Says whether every bar was met.
 fn run(cli: Cli) -> Result<bool> {
-    let (queue, memory) = match cli.what {
+    let asked = match cli.what {
         Some(What::QueueChild(args)) => return queue::claimer::run(&args).map(|()| true),
         Some(What::MemoryChild(args)) => return memory::child(&args).map(|()| true),
-        Some(What::Queue(args)) => (Some(args), None),
-        Some(What::Memory(args)) => (None, Some(args)),
-        None => (Some(queue::Args::default()), Some(memory::Args::default())),
+        Some(What::SemaphoreChild(args)) => return semaphore::child(&args).map(|()| true),
+        Some(what) => vec![what],
+        None => vec![
+            What::Queue(queue::Args::default()),
+            What::Memory(memory::Args::default()),
+            What::Semaphore(race::Args::default()),
+        ],
     };
     let folder = cli.dir.unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::Builder::new()
@@ -82,33 +92,35 @@ fn run(cli: Cli) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let machine = Machine::look(folder.path()).await?;
-        if !cli.json {
-            println!("{machine}\n");
-        }
-        let mut measured = Vec::new();
-        if let Some(args) = queue {
-            measured.push(queue::run(&args, folder.path()).await?);
-        }
-        if let Some(args) = memory {
-            measured.push(memory::run(&args, folder.path()).await?);
-        }
-        let ok = measured.iter().all(|one| one.missed.is_empty());
-        if cli.json {
-            let mut all = json!({ "machine": machine, "ok": ok });
-            for one in &measured {
-                all[one.name] = json!({ "figures": one.json, "missed": one.missed });
+    let machine = runtime.block_on(Machine::look(folder.path()))?;
+    if !cli.json {
+        println!("{machine}\n");
+    }
+    let mut measured = Vec::new();
+    for what in asked {
+        measured.push(match what {
+            What::Queue(args) => runtime.block_on(queue::run(&args, folder.path()))?,
+            What::Memory(args) => runtime.block_on(memory::run(&args, folder.path()))?,
+            What::Semaphore(args) => semaphore::run(&args)?,
+            What::QueueChild(_) | What::MemoryChild(_) | What::SemaphoreChild(_) => {
+                unreachable!("a child measures nothing itself")
             }
-            println!("{all:#}");
-        } else {
-            for one in &measured {
-                println!("{}\n", one.table);
-            }
+        });
+    }
+    let ok = measured.iter().all(|one| one.missed.is_empty());
+    if cli.json {
+        let mut all = json!({ "machine": machine, "ok": ok });
+        for one in &measured {
+            all[one.name] = json!({ "figures": one.json, "missed": one.missed });
         }
-        for missed in measured.iter().flat_map(|one| &one.missed) {
-            eprintln!("missed: {missed}");
+        println!("{all:#}");
+    } else {
+        for one in &measured {
+            println!("{}\n", one.table);
         }
-        Ok(ok)
-    })
+    }
+    for missed in measured.iter().flat_map(|one| &one.missed) {
+        eprintln!("missed: {missed}");
+    }
+    Ok(ok)
 }

@@ -3,7 +3,6 @@
 //! The parent puts jobs in, never far ahead; the child is a real `Worker` with a handler that does
 //! nothing and keeps no results. Its resident memory is read as the jobs go by.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +19,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::Measured;
+use crate::machine::memory_kib;
 
 const QUEUE: &str = "bench";
 const PAYLOAD: usize = 128;
@@ -177,13 +177,8 @@ pub(crate) fn child(args: &ChildArgs) -> Result<()> {
 
 /// Prints a reading. Without `/proc` there is nothing to read, and the parent says so.
 fn print(done: u64) {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = |name: &str| -> Option<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    match (kib("VmRSS:"), kib("VmHWM:")) {
-        (Some(resident), Some(peak)) => {
+    match memory_kib() {
+        Ok((resident, peak)) => {
             let reading = Reading {
                 done,
                 resident,
@@ -194,6 +189,6 @@ fn print(done: u64) {
                 serde_json::to_string(&reading).expect("numbers are valid JSON")
             );
         }
-        _ => println!("no VmRSS and VmHWM in /proc/self/status"),
+        Err(error) => println!("{error:#}"),
     }
 }

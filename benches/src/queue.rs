@@ -24,6 +24,7 @@ use serde_json::json;
 
 use crate::Measured;
 use crate::machine::now;
+use crate::race::{ends, median};
 use claimer::Report;
 
 /// What lockkit has to reach of rusqlite's throughput.
@@ -363,24 +364,6 @@ fn table(rows: &[Row]) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     format!("claim + ack on SQLite, medians\n{table}")
-}
-
-/// The middle of the figures; not a number if there are none.
-pub(crate) fn median(figures: &[f64]) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
-    }
-}
-
-/// The smallest and the largest.
-pub(crate) fn ends(figures: &[f64]) -> (f64, f64) {
-    let min = figures.iter().copied().fold(f64::INFINITY, f64::min);
-    let max = figures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    (min, max)
 }
 
 #[cfg(test)]
