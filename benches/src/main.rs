@@ -6,6 +6,7 @@
 
 mod machine;
 mod memory;
+mod pool;
 mod queue;
 mod race;
 mod semaphore;
@@ -42,12 +43,16 @@ enum What {
     Memory(memory::Args),
     /// Acquire and drop, against tokio's semaphore and async-lock's.
     Semaphore(race::Args),
+    /// A job and its result, against the other ways to run many tasks, at most n at once.
+    Pool(race::Args),
     #[command(hide = true)]
     QueueChild(queue::claimer::Args),
     #[command(hide = true)]
     MemoryChild(memory::ChildArgs),
     #[command(hide = true)]
     SemaphoreChild(semaphore::ChildArgs),
+    #[command(hide = true)]
+    PoolChild,
 }
 
 /// A benchmark's result, whatever it measured.
@@ -76,11 +81,13 @@ fn run(cli: Cli) -> Result<bool> {
         Some(What::QueueChild(args)) => return queue::claimer::run(&args).map(|()| true),
         Some(What::MemoryChild(args)) => return memory::child(&args).map(|()| true),
         Some(What::SemaphoreChild(args)) => return semaphore::child(&args).map(|()| true),
+        Some(What::PoolChild) => return pool::child().map(|()| true),
         Some(what) => vec![what],
         None => vec![
             What::Queue(queue::Args::default()),
             What::Memory(memory::Args::default()),
             What::Semaphore(race::Args::default()),
+            What::Pool(race::Args::default()),
         ],
     };
     let folder = cli.dir.unwrap_or_else(std::env::temp_dir);
@@ -102,9 +109,8 @@ fn run(cli: Cli) -> Result<bool> {
             What::Queue(args) => runtime.block_on(queue::run(&args, folder.path()))?,
             What::Memory(args) => runtime.block_on(memory::run(&args, folder.path()))?,
             What::Semaphore(args) => semaphore::run(&args)?,
-            What::QueueChild(_) | What::MemoryChild(_) | What::SemaphoreChild(_) => {
-                unreachable!("a child measures nothing itself")
-            }
+            What::Pool(args) => pool::run(&args)?,
+            _ => unreachable!("the children have returned"),
         });
     }
     let ok = measured.iter().all(|one| one.missed.is_empty());

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::Measured;
 use crate::machine::{all_cpu_time, cpu_time};
@@ -240,6 +241,14 @@ impl Of {
             Self::P99 => "p99 wait",
         }
     }
+}
+
+/// A runtime with so many threads. It has no drivers, as nothing here reads the clock's ticks or a
+/// socket: a poll of the kernel between tasks would blur every figure alike.
+pub(crate) fn runtime(threads: usize) -> Result<Runtime> {
+    Ok(Builder::new_multi_thread()
+        .worker_threads(threads)
+        .build()?)
 }
 
 /// Measures the rows; `notes` are printed below their table.

@@ -20,7 +20,7 @@ use tokio::task::unconstrained;
 
 use crate::Measured;
 use crate::machine::memory_kib;
-use crate::race::{self, Args, Note, Row, Waits};
+use crate::race::{self, Args, Note, Row, Waits, runtime};
 
 /// Operations in a turn of a row where nobody waits, and of one where all do: some 50 ms.
 const QUICK: usize = 2_000_000;
@@ -98,7 +98,7 @@ impl Semaphore for async_lock::Semaphore {
 
 pub(crate) fn run(args: &Args) -> Result<Measured> {
     let one = Rc::new(Builder::new_current_thread().build()?);
-    let two = Rc::new(Builder::new_multi_thread().worker_threads(2).build()?);
+    let two = Rc::new(runtime(2)?);
     let mut rows = vec![
         alone(&one, "one-borrowed", Kind::Borrowed),
         alone(&one, "one-owned", Kind::Owned),
