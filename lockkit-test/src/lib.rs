@@ -5,6 +5,7 @@
 //! | drop a future at every point where it can be dropped | [`cancel`] |
 //! | see who is woken, or call back in from a waker | [`wake`] |
 //! | kill, stop and continue a real process | [`child`] |
+//! | use a PostgreSQL of its own (feature `postgres`) | `postgres` |
 //! | record what was asked and what came of it, over several processes | [`history`] |
 //! | prove that no job was lost, invented or completed twice | [`total_queue`] |
 //!
@@ -15,6 +16,8 @@
 pub mod cancel;
 pub mod child;
 pub mod history;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "queue")]
 pub mod queue;
 pub mod total_queue;

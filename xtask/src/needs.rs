@@ -19,7 +19,7 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 3] = [
+const PROGRAMS: [Program; 4] = [
     Program {
         name: "cc",
         package: "gcc",
@@ -31,6 +31,12 @@ const PROGRAMS: [Program; 3] = [
         package: "util-linux",
         verbs: &["ci", "test", "mutants"],
         why: "tests with child processes: none of these outlives a killed test",
+    },
+    Program {
+        name: "initdb",
+        package: "postgresql",
+        verbs: &["ci", "test", "mutants"],
+        why: "tests on a PostgreSQL server of their own",
     },
     Program {
         name: "git",
@@ -45,7 +51,7 @@ const PROGRAMS: [Program; 3] = [
 pub(crate) fn programs(verb: &str, install: bool) -> Result<()> {
     let missing: Vec<_> = PROGRAMS
         .iter()
-        .filter(|program| program.verbs.contains(&verb) && !in_path(program.name))
+        .filter(|program| program.verbs.contains(&verb) && !is_there(program.name))
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -85,7 +91,7 @@ pub(crate) fn programs(verb: &str, install: bool) -> Result<()> {
                 .args(["install", "-y", "--no-install-recommends"])
                 .args(&packages),
         )?;
-    if !installed || missing.iter().any(|program| !in_path(program.name)) {
+    if !installed || missing.iter().any(|program| !is_there(program.name)) {
         bail!(
             "could not install {}; by hand it is `{by_hand}`",
             packages.join(", ")
@@ -104,6 +110,16 @@ pub(crate) fn component(subcommand: &str, component: &str) -> Result<()> {
         bail!("`cargo {subcommand}` is missing; type `rustup component add {component}`");
     }
     Ok(())
+}
+
+/// In `PATH`, or where Debian puts the programs of PostgreSQL's releases.
+fn is_there(program: &str) -> bool {
+    in_path(program)
+        || fs::read_dir("/usr/lib/postgresql")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|release| release.path().join("bin").join(program).is_file())
 }
 
 fn in_path(program: &str) -> bool {
