@@ -6,6 +6,7 @@
 //! |---|---|
 //! | at most N at once, in order of arrival | [`Semaphore`] |
 //! | to try again: how often, how long, after which pause | [`retry`] |
+//! | not to let retries drown a server that is in trouble | [`retry::Budget`] |
 //! | a number by which a store refuses a holder that came too late | [`Fence`] |
 //! | locks and atomics that a model checker can see, for code of your own | [`sync`] |
 //!
@@ -14,7 +15,7 @@
 //!
 //! # Features
 //! None by default. `tokio` adds what sleeps: the loop `retry::retry` and `Semaphore::acquire_timeout`,
-//! both on tokio's timer.
+//! both on tokio's timer. `tracing` adds events.
 //!
 //! # Examples
 //! Ten jobs, two at a time:

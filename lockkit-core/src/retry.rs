@@ -7,6 +7,7 @@
 //!
 //! All arithmetic saturates: a pause of [`Duration::MAX`] is a pause that no deadline allows, not a panic.
 
+mod budget;
 #[cfg(feature = "tokio")]
 mod run;
 
@@ -14,6 +15,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+pub use budget::{Budget, BudgetBuilder, BudgetError};
 #[cfg(feature = "tokio")]
 pub use run::{RetryError, Verdict, retry};
 
@@ -39,6 +41,7 @@ pub struct Policy {
     attempts: NonZeroU32,
     deadline: Option<Duration>,
     backoff: Backoff,
+    budget: Option<Budget>,
     seed: Option<u64>,
 }
 
@@ -49,6 +52,7 @@ pub struct PolicyBuilder {
     attempts: u32,
     deadline: Option<Duration>,
     backoff: Backoff,
+    budget: Option<Budget>,
     seed: Option<u64>,
 }
 
@@ -74,7 +78,11 @@ enum Kind {
     Fixed { pause: Duration },
     Linear { step: Duration, cap: Duration },
     Exponential { base: Duration, cap: Duration },
+    Decorrelated { base: Duration, cap: Duration },
 }
+
+/// How many draws the pause of a caller that keeps the count himself can be away.
+const LONGEST_CHAIN: u32 = 128;
 
 /// One operation's tries under a [`Policy`]: told how each ended, it says what to do next.
 ///
@@ -100,6 +108,8 @@ pub struct Retry {
     began: Instant,
     /// Attempts that have ended.
     attempts: u32,
+    /// The last pause of the back-off, without what a server asked for.
+    pause: Duration,
     random: fastrand::Rng,
     /// Set when the machine has given up, which is for good.
     over: Option<Reason>,
@@ -138,6 +148,8 @@ pub enum Reason {
     Attempts,
     /// The pause before the next attempt would last until the deadline, or beyond.
     Deadline,
+    /// The calls that share the [`Budget`] have retried as much as they may.
+    Budget,
 }
 
 impl Policy {
@@ -147,6 +159,7 @@ impl Policy {
             attempts: 8,
             deadline: Some(Duration::from_secs(10)),
             backoff: Backoff::exponential(Duration::from_millis(2), Duration::from_millis(250)),
+            budget: None,
             seed: None,
         }
     }
@@ -167,6 +180,12 @@ impl Policy {
     #[must_use]
     pub fn backoff(&self) -> Backoff {
         self.backoff
+    }
+
+    /// What the retries are paid from, if they are limited.
+    #[must_use]
+    pub fn budget(&self) -> Option<&Budget> {
+        self.budget.as_ref()
     }
 }
 
@@ -206,6 +225,12 @@ impl PolicyBuilder {
         self
     }
 
+    /// What the retries are paid from, together with those of all other calls under the same budget.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
     /// Makes the random pauses repeat, for tests. Callers that share a seed also share their pauses,
     /// which is what jitter is there to prevent.
     pub fn seed(mut self, seed: u64) -> Self {
@@ -226,6 +251,7 @@ impl PolicyBuilder {
             attempts,
             deadline: self.deadline,
             backoff: self.backoff,
+            budget: self.budget,
             seed: self.seed,
         })
     }
@@ -257,15 +283,38 @@ impl Backoff {
         Self(Kind::Exponential { base, cap })
     }
 
-    /// The pause after the given number of failures, for callers that keep the count themselves,
-    /// in a database row for one. Never above the cap; the same seed draws the same pause.
+    /// A pause drawn evenly from `base` to three times the previous pause, up to `cap`. It grows as
+    /// [`Backoff::exponential`] does, but each caller goes his own way, and no pause is shorter than
+    /// `base`, or than `cap` if that is shorter still. A `base` of zero never pauses.
+    ///
+    /// This is the "decorrelated jitter" of the article *Exponential Backoff And Jitter* in the AWS
+    /// Architecture Blog, except that the range ends at the cap. There the pause itself is cut off, and two
+    /// of three callers that have failed for long pause for exactly the cap, in step with each other.
     #[must_use]
-    pub fn after(self, failures: u32, seed: u64) -> Duration {
-        self.pause(failures.max(1), &mut fastrand::Rng::with_seed(seed))
+    pub const fn decorrelated(base: Duration, cap: Duration) -> Self {
+        Self(Kind::Decorrelated { base, cap })
     }
 
-    /// The pause after the given number of failures, which is at least 1. Never above the cap.
-    fn pause(self, failures: u32, random: &mut fastrand::Rng) -> Duration {
+    /// The pause after the given number of failures, for callers that keep the count themselves,
+    /// in a database row for one. Never above the cap; the same seed draws the same pause.
+    ///
+    /// A pause that depends on the previous one is reckoned from the first failure on, at most 128 draws
+    /// far: from then on a seed stays with its pause.
+    #[must_use]
+    pub fn after(self, failures: u32, seed: u64) -> Duration {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let failures = failures.max(1);
+        if let Kind::Decorrelated { .. } = self.0 {
+            return (1..=failures.min(LONGEST_CHAIN)).fold(Duration::ZERO, |previous, failures| {
+                self.pause(failures, previous, &mut random)
+            });
+        }
+        self.pause(failures, Duration::ZERO, &mut random)
+    }
+
+    /// The pause after the given number of failures, which is at least 1, and after the previous pause, if
+    /// there was one. Never above the cap.
+    fn pause(self, failures: u32, previous: Duration, random: &mut fastrand::Rng) -> Duration {
         match self.0 {
             Kind::None => Duration::ZERO,
             Kind::Fixed { pause } => pause,
@@ -279,14 +328,23 @@ impl Backoff {
                 let bound = bound.min(cap.as_nanos());
                 Duration::from_nanos(random.u64(0..=u64::try_from(bound).unwrap_or(u64::MAX)))
             }
+            Kind::Decorrelated { base, cap } => {
+                // The first pause follows one of `base`, so to speak.
+                let bound = previous.max(base).saturating_mul(3).min(cap).as_nanos();
+                let least = base.min(cap).as_nanos();
+                Duration::from_nanos_u128(random.u128(least..=bound))
+            }
         }
     }
 }
 
 impl Retry {
-    /// Starts the clock: the first attempt begins now.
+    /// Starts the clock: the first attempt begins now, and the budget, if there is one, counts a call.
     #[must_use]
     pub fn new(policy: Policy, now: Instant) -> Self {
+        if let Some(budget) = &policy.budget {
+            budget.deposit(now);
+        }
         let random = policy
             .seed
             .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
@@ -294,6 +352,7 @@ impl Retry {
             policy,
             began: now,
             attempts: 0,
+            pause: Duration::ZERO,
             random,
             over: None,
         }
@@ -305,6 +364,9 @@ impl Retry {
     /// up. After [`Event::RetryAfter`] the pause of the back-off comes on top of the server's, so that
     /// callers that were sent away together do not return together. Once it gave up, the machine
     /// repeats its reason.
+    ///
+    /// The budget is asked last and pays for the attempt that follows the pause; it gets nothing back
+    /// when the caller thinks better of it.
     pub fn on(&mut self, event: Event, now: Instant) -> Action {
         if let Some(reason) = self.over {
             return Action::GiveUp(reason);
@@ -318,11 +380,16 @@ impl Retry {
         if self.attempts >= self.policy.attempts.get() {
             return self.give_up(Reason::Attempts);
         }
-        let pause = self.policy.backoff.pause(self.attempts, &mut self.random);
-        let pause = at_least.saturating_add(pause);
+        let backoff = self.policy.backoff;
+        self.pause = backoff.pause(self.attempts, self.pause, &mut self.random);
+        let pause = at_least.saturating_add(self.pause);
         // The next attempt needs time of its own, so a pause as long as what is left is too long.
         if self.time_left(now).is_some_and(|left| pause >= left) {
             return self.give_up(Reason::Deadline);
+        }
+        let budget = self.policy.budget.as_ref();
+        if budget.is_some_and(|budget| !budget.try_withdraw(now)) {
+            return self.give_up(Reason::Budget);
         }
         Action::Sleep(pause)
     }
@@ -353,6 +420,7 @@ impl fmt::Display for Reason {
             Self::Permanent => "the error is permanent",
             Self::Attempts => "all attempts are used up",
             Self::Deadline => "no time is left for another attempt",
+            Self::Budget => "the retry budget is used up",
         })
     }
 }

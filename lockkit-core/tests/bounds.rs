@@ -1,6 +1,6 @@
 //! What may cross threads, and what may be moved while it waits.
 
-use lockkit_core::retry::{Policy, Retry};
+use lockkit_core::retry::{Budget, Policy, Retry};
 use lockkit_core::sync::{Mutex, MutexGuard};
 use lockkit_core::{Acquire, AcquireError, AcquireOwned, Fence, OwnedPermit, Permit, Semaphore};
 
@@ -25,6 +25,8 @@ fn everything_crosses_threads() {
     task::<Policy>();
     sync::<Policy>();
     task::<Retry>();
+    task::<Budget>();
+    sync::<Budget>();
     task::<Mutex<u8>>();
     sync::<Mutex<u8>>();
     sync::<MutexGuard<'_, u8>>();
@@ -45,6 +47,7 @@ fn errors_travel() {
     error::<lockkit_core::SemaphoreError>();
     error::<lockkit_core::FenceError>();
     error::<lockkit_core::retry::PolicyError>();
+    error::<lockkit_core::retry::BudgetError>();
 }
 
 #[cfg(feature = "tokio")]

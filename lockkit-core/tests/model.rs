@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockkit_core::retry::{Action, Backoff, Event, Policy, Reason, Retry};
+use lockkit_core::retry::{Action, Backoff, Budget, Event, Policy, Reason, Retry};
 use proptest::prelude::*;
 
 /// A history that fails becomes a test of its own, in words, rather than a seed in a file.
@@ -274,6 +274,7 @@ enum Shape {
     Fixed(Duration),
     Linear(Duration, Duration),
     Exponential(Duration, Duration),
+    Decorrelated(Duration, Duration),
 }
 
 impl Shape {
@@ -283,6 +284,7 @@ impl Shape {
             Self::Fixed(pause) => Backoff::fixed(pause),
             Self::Linear(step, cap) => Backoff::linear(step, cap),
             Self::Exponential(base, cap) => Backoff::exponential(base, cap),
+            Self::Decorrelated(base, cap) => Backoff::decorrelated(base, cap),
         }
     }
 
@@ -299,6 +301,10 @@ impl Shape {
                 let bound = (1..failures).fold(base, |bound, _| bound.saturating_add(bound));
                 (Duration::ZERO, bound.min(cap))
             }
+            Self::Decorrelated(base, cap) => {
+                let bound = (0..failures).fold(base, |bound, _| bound.saturating_mul(3));
+                (base.min(cap), bound.min(cap))
+            }
         }
     }
 }
@@ -309,6 +315,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         duration().prop_map(Shape::Fixed),
         (duration(), duration()).prop_map(|(step, cap)| Shape::Linear(step, cap)),
         (duration(), duration()).prop_map(|(base, cap)| Shape::Exponential(base, cap)),
+        (duration(), duration()).prop_map(|(base, cap)| Shape::Decorrelated(base, cap)),
     ]
 }
 
@@ -375,4 +382,102 @@ proptest! {
         }
         prop_assert!(false, "more than {attempts} attempts");
     }
+
+    // Mutant: E89b
+    #[test]
+    fn a_decorrelated_pause_is_within_three_times_the_previous_one(
+        base in duration(),
+        cap in duration(),
+        seed in any::<u64>(),
+    ) {
+        let backoff = Backoff::decorrelated(base, cap);
+        let policy = Policy::builder().attempts(101).no_deadline().backoff(backoff).seed(seed);
+        let now = Instant::now();
+        let mut retry = Retry::new(policy.build().unwrap(), now);
+        let mut previous = base;
+        for failures in 1..=100 {
+            let Action::Sleep(pause) = retry.on(Event::Retryable, now) else {
+                panic!("attempt {failures} is the last");
+            };
+            prop_assert!(base.min(cap) <= pause && pause <= cap, "{pause:?}");
+            prop_assert!(pause <= previous.saturating_mul(3), "{pause:?} after {previous:?}");
+            // Who keeps the count himself goes the same way.
+            prop_assert_eq!(backoff.after(failures, seed), pause);
+            previous = pause;
+        }
+    }
+
+    // Mutant: E86
+    #[test]
+    fn a_budget_is_a_sum_of_hundredths(
+        percent in prop_oneof![4 => 0..=100_u32, 1 => Just(Budget::MAX_PERCENT)],
+        per_second in prop_oneof![4 => 1..=100_u32, 1 => Just(Budget::MAX_TOKENS)],
+        burst in prop_oneof![4 => 1..=20_u32, 1 => Just(Budget::MAX_TOKENS)],
+        steps in prop::collection::vec(spend(), 1..100),
+    ) {
+        let began = Instant::now();
+        let budget = Budget::builder().percent(percent).per_second(per_second).burst(burst);
+        let budget = budget.build(began).unwrap();
+        let full = u128::from(burst) * 100;
+        // What was there at the last change, and when that was. The clock may go back behind it.
+        let (mut balance, mut changed) = (full, Duration::ZERO);
+        let mut clock = Duration::ZERO;
+        for step in steps {
+            match step {
+                Spend::Forward(by) => clock = (clock + by).min(END),
+                Spend::Back(by) => clock = clock.saturating_sub(by),
+                Spend::Deposit | Spend::Withdraw => {}
+            }
+            let now = began + clock;
+            // Reckoned from the beginning: what has come until now, less what had come until then.
+            let ticks = |time: Duration| time.as_millis() / 10;
+            let ticks = ticks(clock.max(changed)) - ticks(changed);
+            let there = (balance + ticks * u128::from(per_second)).min(full);
+            let after = match step {
+                Spend::Forward(_) | Spend::Back(_) => None,
+                Spend::Deposit => {
+                    budget.deposit(now);
+                    Some((there + u128::from(percent)).min(full))
+                }
+                Spend::Withdraw => {
+                    let after = there.checked_sub(100);
+                    prop_assert_eq!(budget.try_withdraw(now), after.is_some());
+                    after
+                }
+            };
+            // One that was full and still is has not changed.
+            if let Some(after) = after.filter(|after| *after < full || balance < full) {
+                (balance, changed) = (after, clock.max(changed));
+            }
+            let left = after.unwrap_or(there);
+            prop_assert_eq!(u128::from(budget.available(now)), left / 100);
+        }
+    }
+}
+
+/// As far as a budget's clock goes.
+const END: Duration = Duration::from_hours(20 * 365 * 24);
+
+#[derive(Clone, Copy, Debug)]
+enum Spend {
+    Deposit,
+    Withdraw,
+    Forward(Duration),
+    Back(Duration),
+}
+
+fn spend() -> impl Strategy<Value = Spend> {
+    let span = || {
+        prop_oneof![
+            8 => (0..2_000_000_000_u64).prop_map(Duration::from_nanos),
+            1 => Just(Duration::ZERO),
+            1 => Just(END),
+        ]
+    };
+    prop_oneof![
+        4 => Just(Spend::Deposit),
+        8 => Just(Spend::Withdraw),
+        4 => span().prop_map(Spend::Forward),
+        1 => span().prop_map(Spend::Back),
+    ]
 }

@@ -40,6 +40,10 @@ impl<E> From<E> for Verdict<E> {
 
 /// Runs an operation until it succeeds, or the policy says to give up.
 ///
+/// A limit for each attempt belongs into the operation, where the error can say so: a
+/// [`tokio::time::timeout`] there whose end becomes [`Verdict::Again`]. With the feature `tracing` each
+/// failed attempt is an event at the level `DEBUG`.
+///
 /// # Errors
 /// The last attempt's error, with the number of attempts and the reason for stopping.
 ///
@@ -86,8 +90,14 @@ where
             Err(Verdict::Stop(error)) => (Event::Permanent, error),
         };
         match retry.on(event, Instant::now().into_std()) {
-            Action::Sleep(pause) => sleep(pause).await,
+            Action::Sleep(pause) => {
+                #[cfg(feature = "tracing")]
+                tracing::debug!(attempts = retry.attempts(), ?pause, "an attempt failed");
+                sleep(pause).await;
+            }
             Action::GiveUp(reason) => {
+                #[cfg(feature = "tracing")]
+                tracing::debug!(attempts = retry.attempts(), %reason, "gave up");
                 return Err(RetryError {
                     attempts: retry.attempts(),
                     reason,

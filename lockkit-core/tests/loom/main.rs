@@ -3,5 +3,6 @@
 //! `RUSTFLAGS="--cfg lockkit_loom" cargo test --profile loom -p lockkit-core --test loom`
 #![cfg(lockkit_loom)]
 
+mod retry;
 mod runner;
 mod semaphore;
