@@ -1,4 +1,4 @@
-//! A fair, weighted, closable semaphore whose futures can be dropped at any time.
+//! A fair, weighted, closable and resizable semaphore whose futures can be dropped at any time.
 //!
 //! # How it works
 //! One atomic word decides everything that needs no waiting, and a queue behind a mutex holds those who do.
@@ -6,31 +6,50 @@
 //! | bits of the word | meaning | set and cleared by |
 //! |---|---|---|
 //! | 0, `CLOSED` | nothing is granted any more | `close`, under the lock, for good |
-//! | 1, `WAITERS` | the queue may hold somebody | under the lock: set by the first to join, cleared by whoever leaves it empty |
-//! | the others | free permits | anybody adds; only the lock's holder takes while `WAITERS` is set |
+//! | 1, `WAITERS` | the queue holds somebody | under the lock: set by the first to join, cleared by whoever leaves it empty |
+//! | the others, signed | free permits; below zero, debt | anybody adds; only the lock's holder takes while `WAITERS` is set |
 //!
 //! | `CLOSED` | `WAITERS` | a request | a release |
 //! |---|---|---|---|
 //! | no | no | takes what is free, else locks and joins the queue | adds, done |
-//! | no | yes | locks and joins the queue, whatever is free | adds, locks, grants to the front while it fits |
-//! | yes | yes | is refused | adds; `close` is emptying the queue |
+//! | no | yes | locks and joins the queue, whatever is free | locks, grants to the front while it fits, adds the rest |
+//! | yes | yes | is refused | the same; `close` is emptying the queue |
 //! | yes | no | is refused | adds, done |
 //!
 //! Two rules follow. Whoever finds `WAITERS` set does not help himself, so nobody overtakes the queue and a
 //! large request at its front collects what is released until it fits. And no wake-up is lost, because the
 //! bit and the permits are one word: a release comes either before the bit, and the request that sets it
 //! sees the permits, or after it, and then the release locks and grants.
+//!
+//! **Waiting.** Each who waits has a ticket, and tickets are served in their order. So one number, `served`,
+//! tells all of them whether their turn has come, and a future that was granted its permits need not queue for
+//! the lock once more to learn of it. The two exceptions are refusals: closing stops `served` for good, and
+//! who was taken out of the middle, as too large after a resize, is in a list that is looked at first unless
+//! it is empty.
+//!
+//! **Resizing** adds the difference to the free permits, and that is all: free = capacity - held, always. If
+//! more are held than there are to be, the sum is below zero, and whatever is given back pays that debt before
+//! anything can be granted. There is no second counter that could disagree with the first.
 
+mod error;
+mod permit;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 #[cfg(feature = "tokio")]
 use std::time::Duration;
 
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use crate::wait_queue::{Key, Slot, Turn, WaitQueue, WakeBatch};
+use crate::wait_queue::{Ticket, Turn, WaitQueue, WakeBatch};
+
+#[cfg(feature = "tokio")]
+pub use error::AcquireTimeoutError;
+pub use error::{AcquireError, SemaphoreError, TryAcquireError};
+pub use permit::{OwnedPermit, Permit};
 
 /// Limits how many hold a permit at once, and lets the others wait in line.
 ///
@@ -40,6 +59,7 @@ use crate::wait_queue::{Key, Slot, Turn, WaitQueue, WakeBatch};
 /// - **Cancel safe.** A future dropped while it waits leaves the queue; one dropped after it was granted its
 ///   permits and before it saw them gives them back. Either way the next in line is served.
 /// - **Bounded requests.** Asking for more than the capacity is an error, not a wait without an end.
+/// - **Resizable.** [`resize`](Self::resize) is exact, up and down and while permits are held.
 ///
 /// A capacity of 0 means *paused*: every request waits.
 ///
@@ -61,24 +81,23 @@ use crate::wait_queue::{Key, Slot, Turn, WaitQueue, WakeBatch};
 /// ```
 pub struct Semaphore {
     word: AtomicUsize,
-    capacity: usize,
-    queue: Mutex<WaitQueue>,
+    /// Tickets below it, and not among the refused, have their permits. Written under the lock.
+    served: AtomicU64,
+    /// How many are in `Line::refused`. Written under the lock.
+    refused: AtomicUsize,
+    line: Mutex<Line>,
+    /// Written under the lock, together with the word.
+    capacity: AtomicUsize,
+    /// Set before `CLOSED` is, or never.
+    reason: OnceLock<&'static str>,
 }
 
-/// Permits of a borrowed [`Semaphore`]; dropping gives them back.
-#[must_use = "the permits are given back as soon as this is dropped"]
-#[derive(Debug)]
-pub struct Permit<'a> {
-    semaphore: &'a Semaphore,
-    count: usize,
-}
-
-/// Permits of a shared [`Semaphore`], free to move to another task; dropping gives them back.
-#[must_use = "the permits are given back as soon as this is dropped"]
-#[derive(Debug)]
-pub struct OwnedPermit {
-    semaphore: Arc<Semaphore>,
-    count: usize,
+/// Those who wait, and those who need not any more and have not heard why.
+#[derive(Default)]
+struct Line {
+    queue: WaitQueue,
+    /// Who asked for more than a new capacity, and that capacity. They leave when they are polled or dropped.
+    refused: BTreeMap<Ticket, usize>,
 }
 
 /// Waits for permits; see [`Semaphore::acquire`].
@@ -96,85 +115,6 @@ pub struct AcquireOwned {
     /// Goes on into the permit, so `None` once it is out.
     semaphore: Option<Arc<Semaphore>>,
     request: Request,
-}
-
-/// Why a [`Semaphore`] cannot be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SemaphoreError {
-    /// More permits than can be counted.
-    #[error("capacity: {asked} permits asked, the limit is {limit}")]
-    CapacityTooLarge {
-        /// The capacity asked for.
-        asked: usize,
-        /// [`Semaphore::MAX_PERMITS`].
-        limit: usize,
-    },
-}
-
-/// Why a request will never be granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AcquireError {
-    /// The semaphore is closed.
-    #[error("the semaphore is closed")]
-    Closed,
-    /// A request for nothing.
-    #[error("permits: must be at least 1")]
-    Zero,
-    /// More than the semaphore can ever hold.
-    #[error("permits: {asked} asked, the semaphore holds {capacity} at most")]
-    TooMany {
-        /// The permits asked for.
-        asked: usize,
-        /// The most that a request can get.
-        capacity: usize,
-    },
-}
-
-/// Why a request was not granted on the spot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TryAcquireError {
-    /// Too few are free now, or others wait for them.
-    #[error("no permits are free")]
-    NoPermits,
-    /// The semaphore is closed.
-    #[error("the semaphore is closed")]
-    Closed,
-    /// A request for nothing.
-    #[error("permits: must be at least 1")]
-    Zero,
-    /// More than the semaphore can ever hold.
-    #[error("permits: {asked} asked, the semaphore holds {capacity} at most")]
-    TooMany {
-        /// The permits asked for.
-        asked: usize,
-        /// The most that a request can get.
-        capacity: usize,
-    },
-}
-
-/// Why a request was not granted in time.
-#[cfg(feature = "tokio")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AcquireTimeoutError {
-    /// It will never be.
-    #[error(transparent)]
-    Refused(#[from] AcquireError),
-    /// Its turn did not come within this time.
-    #[error("no permits within {waited:?}")]
-    TimedOut {
-        /// How long it waited.
-        waited: Duration,
-    },
-    /// The end of the wait is further off than the clock can count.
-    #[error("wait: {asked:?} is more than the clock can count")]
-    WaitTooLong {
-        /// The wait asked for.
-        asked: Duration,
-    },
 }
 
 /// One look at the word; see the table at the top of the file.
@@ -199,8 +139,8 @@ struct Request {
 enum Stage {
     /// Not polled yet; owns nothing, and has no place in line.
     New,
-    /// Owns a slot of the queue, which says whether it waits, is granted or is refused.
-    Queued(Key),
+    /// Has a place in line, or was told: it owns permits then if it is served, and nothing if it was refused.
+    Queued(Ticket),
     /// Has told its result; owns nothing.
     Done,
 }
@@ -214,16 +154,14 @@ impl Semaphore {
     /// # Errors
     /// [`SemaphoreError::CapacityTooLarge`] above [`Semaphore::MAX_PERMITS`].
     pub fn new(permits: usize) -> Result<Self, SemaphoreError> {
-        if permits > Self::MAX_PERMITS {
-            return Err(SemaphoreError::CapacityTooLarge {
-                asked: permits,
-                limit: Self::MAX_PERMITS,
-            });
-        }
+        check_capacity(permits)?;
         Ok(Self {
             word: AtomicUsize::new(permits * PERMIT),
-            capacity: permits,
-            queue: Mutex::new(WaitQueue::default()),
+            capacity: AtomicUsize::new(permits),
+            line: Mutex::new(Line::default()),
+            served: AtomicU64::new(0),
+            refused: AtomicUsize::new(0),
+            reason: OnceLock::new(),
         })
     }
 
@@ -235,12 +173,13 @@ impl Semaphore {
     /// Waits until all of `permits` can be had at once.
     ///
     /// Its place in line is taken by the first poll. Costs two atomic operations, with the release, while
-    /// nobody waits; a wait costs two short holds of a mutex more and, once the queue has grown to the
-    /// number of its waiters, no allocation.
+    /// nobody waits; a wait costs a short hold of a mutex more on each side and, once the queue has grown to
+    /// the number of its waiters, no allocation.
     ///
     /// # Errors
     /// [`AcquireError::Closed`] once the semaphore is closed; [`AcquireError::Zero`] and
-    /// [`AcquireError::TooMany`] at once for a request that can never be served.
+    /// [`AcquireError::TooMany`] at once for a request that can never be served, the latter also when a
+    /// resize makes it one while it waits.
     ///
     /// # Panics
     /// The future panics when it is polled again after its result.
@@ -321,10 +260,7 @@ impl Semaphore {
     pub fn try_acquire_many(&self, permits: usize) -> Result<Permit<'_>, TryAcquireError> {
         self.check(permits)?;
         self.take(permits)?;
-        Ok(Permit {
-            semaphore: self,
-            count: permits,
-        })
+        Ok(Permit::new(self, permits))
     }
 
     /// [`Semaphore::try_acquire`] with a permit that can move to another task.
@@ -345,10 +281,7 @@ impl Semaphore {
     ) -> Result<OwnedPermit, TryAcquireError> {
         self.check(permits)?;
         self.take(permits)?;
-        Ok(OwnedPermit {
-            semaphore: Arc::clone(self),
-            count: permits,
-        })
+        Ok(OwnedPermit::new(Arc::clone(self), permits))
     }
 
     /// [`Semaphore::acquire_many`] for no longer than `wait`. A wait of zero takes what can be had now.
@@ -402,27 +335,73 @@ impl Semaphore {
         within(wait, self.acquire_many_owned(permits))
     }
 
+    /// Sets how many permits there are in all, exactly and at once, also while they are held.
+    ///
+    /// Made larger, it serves the queue with what is new. Made smaller than what is held, it grants nothing
+    /// until enough has been given back; no holder loses anything. Requests in line that ask for more than the
+    /// new capacity are refused with [`AcquireError::TooMany`].
+    ///
+    /// A capacity of 0 pauses: those who wait stay in line, and newcomers join them.
+    ///
+    /// Costs a hold of the mutex; made smaller, one walk along the queue.
+    ///
+    /// # Errors
+    /// [`SemaphoreError::CapacityTooLarge`] above [`Semaphore::MAX_PERMITS`]; nothing has changed then.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkit_core::{Semaphore, TryAcquireError};
+    ///
+    /// let semaphore = Semaphore::new(2)?;
+    /// let two = semaphore.try_acquire_many(2)?;
+    /// semaphore.resize(1)?;
+    /// assert_eq!((semaphore.held(), semaphore.available()), (2, 0));
+    /// drop(two);
+    /// assert_eq!((semaphore.held(), semaphore.available()), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resize(&self, capacity: usize) -> Result<(), SemaphoreError> {
+        check_capacity(capacity)?;
+        let line = self.line.lock();
+        self.resize_locked(line, capacity, 0);
+        Ok(())
+    }
+
     /// Refuses every request from now on, those that wait included. Permits that are out stay valid, also
     /// those granted to a future that has not seen them yet. Closing twice is closing once.
     pub fn close(&self) {
-        let queue = self.queue.lock();
-        // Ordering: Release, partner: the Acquire load in `take` and `is_closed`, so that what was written
-        // before closing is seen by those who are refused.
-        self.word.fetch_or(CLOSED, Ordering::Release);
-        self.serve(queue);
+        self.close_for(None);
+    }
+
+    /// [`Semaphore::close`], with what those who are refused shall read in [`AcquireError::Closed`]. Of
+    /// several closings the first one's reason counts.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkit_core::{AcquireError, Semaphore, TryAcquireError};
+    ///
+    /// let semaphore = Semaphore::new(2)?;
+    /// semaphore.close_with("shutting down");
+    /// let refused = semaphore.try_acquire().unwrap_err();
+    /// assert_eq!(refused.to_string(), "the semaphore is closed: shutting down");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close_with(&self, reason: &'static str) {
+        self.close_for(Some(reason));
     }
 
     /// Whether [`Semaphore::close`] was called.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        // Ordering: Acquire, partner: the Release in `close`.
+        // Ordering: Acquire, partner: the Release in `close_for`.
         Word(self.word.load(Ordering::Acquire)).is_closed()
     }
 
     /// How many permits there are in all.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.capacity
+        // Ordering: Relaxed; a count to look at. What depends on it is decided by the word, or under the lock.
+        self.capacity.load(Ordering::Relaxed)
     }
 
     /// How many permits are free. While a large request collects them at the front of the queue, they are
@@ -430,51 +409,72 @@ impl Semaphore {
     #[must_use]
     pub fn available(&self) -> usize {
         // Ordering: Relaxed; a count to look at, which is old when it is returned.
-        Word(self.word.load(Ordering::Relaxed)).free()
+        let free = Word(self.word.load(Ordering::Relaxed)).free();
+        usize::try_from(free).unwrap_or(0)
     }
 
-    /// How many permits are out: held, or granted to a future that has not been polled since.
+    /// How many permits are out: held, or granted to a future that has not been polled since. More than the
+    /// capacity after that was made smaller, until enough are given back. Locks the queue for a moment.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.capacity - self.available()
+        // Under the lock the two belong together.
+        let _line = self.line.lock();
+        // Ordering: Relaxed; the lock orders the writes that change both.
+        let free = Word(self.word.load(Ordering::Relaxed)).free();
+        self.capacity().wrapping_add_signed(-free)
     }
 
     /// How many requests wait in line. Locks the queue for a moment.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.queue.lock().len()
+        self.line.lock().queue.len()
+    }
+
+    fn refused_as_closed(&self) -> AcquireError {
+        AcquireError::Closed {
+            reason: self.reason.get().copied(),
+        }
     }
 
     /// Whether a request can be served at all.
+    #[inline]
     fn check(&self, asked: usize) -> Result<(), AcquireError> {
-        // A paused semaphore refuses nobody: the limit that will hold when it goes on is not known.
-        let capacity = match self.capacity {
+        match asked {
+            0 => Err(AcquireError::Zero),
+            asked if asked > self.capacity() => self.check_paused(asked),
+            _ => Ok(()),
+        }
+    }
+
+    /// A paused semaphore refuses nobody: the limit that will hold when it goes on is not known.
+    #[cold]
+    fn check_paused(&self, asked: usize) -> Result<(), AcquireError> {
+        let capacity = match self.capacity() {
             0 => Self::MAX_PERMITS,
             capacity => capacity,
         };
-        match asked {
-            0 => Err(AcquireError::Zero),
-            asked if asked > capacity => Err(AcquireError::TooMany { asked, capacity }),
-            _ => Ok(()),
+        if asked > capacity {
+            return Err(AcquireError::TooMany { asked, capacity });
         }
+        Ok(())
     }
 
     /// Takes free permits past an empty queue.
     #[inline]
     fn take(&self, asked: usize) -> Result<(), TryAcquireError> {
-        // Ordering: Acquire, also when the exchange fails; partners: the Release in `release` and `cancel`,
-        // so that a holder sees what the one before it did, and the one in `close`.
+        // Ordering: Acquire, also when the exchange fails; partners: the Release in `release` and
+        // `serve_batch`, so that a holder sees what the one before it did, and the one in `close_for`.
         let mut word = Word(self.word.load(Ordering::Acquire));
         loop {
             if word.is_closed() {
-                return Err(TryAcquireError::Closed);
+                return Err(self.refused_as_closed().into());
             }
-            if word.has_waiters() || word.free() < asked {
+            if word.has_waiters() || !word.has(asked) {
                 return Err(TryAcquireError::NoPermits);
             }
             match self.word.compare_exchange_weak(
                 word.0,
-                word.0 - asked * PERMIT,
+                word.0.wrapping_sub(asked * PERMIT),
                 Ordering::Acquire,
                 Ordering::Acquire,
             ) {
@@ -485,157 +485,255 @@ impl Semaphore {
     }
 
     /// The first poll: takes permits, or joins the queue.
-    fn enter(&self, asked: usize, cx: &Context<'_>) -> Result<Option<Key>, AcquireError> {
+    #[inline]
+    fn enter(&self, asked: usize, cx: &Context<'_>) -> Result<Option<Ticket>, AcquireError> {
         self.check(asked)?;
         match self.take(asked) {
-            Ok(()) => return Ok(None),
-            Err(TryAcquireError::NoPermits) => {}
-            Err(_) => return Err(AcquireError::Closed),
+            Ok(()) => Ok(None),
+            Err(TryAcquireError::NoPermits) => self.join(asked, cx),
+            Err(TryAcquireError::Refused(error)) => Err(error),
         }
-        self.join(asked, cx)
     }
 
     #[cold]
-    fn join(&self, asked: usize, cx: &Context<'_>) -> Result<Option<Key>, AcquireError> {
+    fn join(&self, asked: usize, cx: &Context<'_>) -> Result<Option<Ticket>, AcquireError> {
         // Cloned before the lock, and dropped after it if it turns out not to be needed.
         let waker = cx.waker().clone();
-        let mut queue = self.queue.lock();
+        let mut line = self.line.lock();
+        // Once more: a resize that came in between has not seen this request.
+        self.check(asked)?;
+        // Ordering: Acquire, as in `take`.
+        let mut word = Word(self.word.load(Ordering::Acquire));
         loop {
-            match self.take(asked) {
-                Ok(()) => {
-                    drop(queue);
-                    return Ok(None);
-                }
-                Err(TryAcquireError::NoPermits) => {}
-                Err(_) => {
-                    drop(queue);
-                    return Err(AcquireError::Closed);
-                }
+            if word.is_closed() {
+                return Err(self.refused_as_closed());
             }
-            // Ordering: Relaxed for the bit. A release that sees it locks next, and then the mutex shows
-            // it the queue. The load's partner is the exchange below, which fails if the word has changed.
-            let word = Word(self.word.load(Ordering::Relaxed));
             if word.has_waiters() {
                 break;
             }
+            let taken = word.has(asked);
             // Not `fetch_or`: the bit may be set only while the permits do not suffice, as the release that
             // brought them would not come back to grant them.
-            if word.free() < asked
-                && self
-                    .word
-                    .compare_exchange(
-                        word.0,
-                        word.0 | WAITERS,
-                        Ordering::Relaxed,
-                        Ordering::Relaxed,
-                    )
-                    .is_ok()
-            {
-                break;
+            let next = if taken {
+                word.0.wrapping_sub(asked * PERMIT)
+            } else {
+                word.0 | WAITERS
+            };
+            match self.word.compare_exchange_weak(
+                word.0,
+                next,
+                Ordering::Acquire,
+                Ordering::Acquire,
+            ) {
+                Ok(_) if taken => return Ok(None),
+                Ok(_) => break,
+                Err(now) => word = Word(now),
             }
         }
-        Ok(Some(queue.push(asked, waker)))
+        Ok(Some(line.queue.push(asked, waker)))
     }
 
     /// A later poll: looks whether its turn has come.
-    fn poll_queued(&self, key: Key, cx: &Context<'_>) -> Poll<Result<(), AcquireError>> {
+    fn poll_queued(
+        &self,
+        ticket: Ticket,
+        asked: usize,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), AcquireError>> {
+        // Ordering: Acquire, partner: the Release in `serve_batch`: with the permits comes what their last
+        // holders did, and whether this one was refused before others were served.
+        if ticket < self.served.load(Ordering::Acquire)
+            // Ordering: Relaxed; see above.
+            && self.refused.load(Ordering::Relaxed) == 0
+        {
+            return Poll::Ready(Ok(()));
+        }
         let mut new = None;
         loop {
-            let mut queue = self.queue.lock();
-            let result = match queue.look(key, cx.waker()) {
-                Turn::Wait => return Poll::Pending,
-                Turn::WaitElsewhere => {
-                    let Some(new) = new.take() else {
-                        // Cloning may run code of the waker's, so it is done without the lock.
-                        drop(queue);
-                        new = Some(cx.waker().clone());
-                        continue;
-                    };
-                    let old = queue.replace_waker(key, new);
-                    drop(queue);
-                    drop(old);
-                    return Poll::Pending;
-                }
-                Turn::Granted => Ok(()),
-                Turn::Refused => Err(AcquireError::Closed),
+            let mut line = self.line.lock();
+            if let Some(told) = self.told(&mut line, ticket, asked) {
+                // Before `new` is dropped.
+                drop(line);
+                return Poll::Ready(told);
+            }
+            if let Turn::Wait = line.queue.look(ticket, cx.waker()) {
+                return Poll::Pending;
+            }
+            let Some(new) = new.take() else {
+                // Cloning may run code of the waker's, so it is done without the lock.
+                drop(line);
+                new = Some(cx.waker().clone());
+                continue;
             };
-            queue.remove(key);
-            // Before `new` is dropped.
-            drop(queue);
-            return Poll::Ready(result);
+            let old = line.queue.replace_waker(ticket, new);
+            drop(line);
+            drop(old);
+            return Poll::Pending;
         }
     }
 
-    /// A future with a slot is dropped: it leaves the line, or gives back what it was granted.
-    #[cold]
-    fn cancel(&self, key: Key, asked: usize) {
-        let mut queue = self.queue.lock();
-        let left = queue.remove(key);
-        if let Slot::Granted = left {
-            // Ordering: Release, partner: the Acquire in `take` and `serve`, as in `release`: the permits
-            // pass on what their last holder did.
-            self.word.fetch_add(asked * PERMIT, Ordering::Release);
+    /// What a waiter was told, if it was: it does not wait then, and is not in the books any more.
+    fn told(
+        &self,
+        line: &mut Line,
+        ticket: Ticket,
+        asked: usize,
+    ) -> Option<Result<(), AcquireError>> {
+        if let Some(capacity) = line.refused.remove(&ticket) {
+            // Ordering: Relaxed; who is refused finds itself counted, as it does the counting.
+            self.refused.store(line.refused.len(), Ordering::Relaxed);
+            return Some(Err(AcquireError::TooMany { asked, capacity }));
         }
+        // Ordering: Acquire, as in `poll_queued`.
+        if ticket < self.served.load(Ordering::Acquire) {
+            return Some(Ok(()));
+        }
+        // Closing tells everybody at once.
+        self.is_closed().then(|| Err(self.refused_as_closed()))
+    }
+
+    /// A future that has waited is dropped: it leaves the line, or gives back what it was granted.
+    #[cold]
+    fn cancel(&self, ticket: Ticket, asked: usize) {
+        let mut line = self.line.lock();
+        let released = match self.told(&mut line, ticket, asked) {
+            Some(Ok(())) => asked,
+            _ => 0,
+        };
+        let waker = line.queue.remove(ticket);
         // Also when it only waited: the next may ask for less, and fit.
-        self.serve(queue);
+        self.serve(line, released);
         // The waker goes last, without the lock.
-        drop(left);
+        drop(waker);
     }
 
     #[inline]
     fn release(&self, count: usize) {
-        // Ordering: Release, partner: the Acquire in `take` and `serve`: the next holder sees what this one
-        // did.
+        // Ordering: Relaxed; a hint. While others wait the permits go to them under the lock, and the word is
+        // not written twice for that.
+        if Word(self.word.load(Ordering::Relaxed)).has_waiters() {
+            return self.serve_next(count);
+        }
+        // Ordering: Release, partner: the Acquire in `take`, `join` and `serve_batch`: the next holder sees
+        // what this one did.
         let before = self.word.fetch_add(count * PERMIT, Ordering::Release);
         if Word(before).has_waiters() {
-            self.release_to_queue();
+            self.serve_next(0);
         }
     }
 
     #[cold]
-    fn release_to_queue(&self) {
-        self.serve(self.queue.lock());
+    fn serve_next(&self, released: usize) {
+        self.serve(self.line.lock(), released);
     }
 
-    /// Serves the front of the queue for as long as that is possible, then unlocks.
-    fn serve<'a>(&'a self, mut queue: MutexGuard<'a, WaitQueue>) {
+    /// Permits that are held leave for good.
+    fn forget(&self, count: usize) {
+        let line = self.line.lock();
+        // Fewer than that if a resize has taken some of them already, as debt.
+        let capacity = self.capacity().saturating_sub(count);
+        self.resize_locked(line, capacity, count);
+    }
+
+    /// `released` permits are given back in the same instant, so that nobody can take them in between.
+    fn resize_locked<'a>(
+        &'a self,
+        mut line: MutexGuard<'a, Line>,
+        capacity: usize,
+        released: usize,
+    ) {
+        let before = self.capacity();
+        // Ordering: Relaxed; whoever decides by it has the lock, or is stopped by the word.
+        self.capacity.store(capacity, Ordering::Relaxed);
+        // While it was paused anything could join.
+        let smaller = capacity < before || before == 0;
+        let refused = if smaller && capacity > 0 {
+            line.queue.pop_above(capacity)
+        } else {
+            Vec::new()
+        };
+        let tickets = refused.iter().map(|(ticket, _)| (*ticket, capacity));
+        line.refused.extend(tickets);
+        // Ordering: Relaxed; who is refused sees it if it sees that a later one was served.
+        self.refused.store(line.refused.len(), Ordering::Relaxed);
+        // The queue is served with the difference as if that had been released, or takes on the debt.
+        self.serve(line, capacity.wrapping_sub(before).wrapping_add(released));
+        for (_, waker) in refused {
+            waker.wake();
+        }
+    }
+
+    fn close_for(&self, reason: Option<&'static str>) {
+        let line = self.line.lock();
+        if let (Some(reason), false) = (reason, self.is_closed()) {
+            // Nobody else sets it: it is set under the lock, before the bit.
+            let _ = self.reason.set(reason);
+        }
+        // Ordering: Release, partner: the Acquire load in `take`, `join` and `is_closed`, so that what was
+        // written before closing is seen by those who are refused.
+        self.word.fetch_or(CLOSED, Ordering::Release);
+        self.serve(line, 0);
+    }
+
+    /// Serves the front of the queue for as long as that is possible, then unlocks. `released` permits are
+    /// given back here and are not in the word yet; a negative number, wrapped, takes some out.
+    fn serve<'a>(&'a self, mut line: MutexGuard<'a, Line>, mut released: usize) {
         let mut woken = WakeBatch::new();
         loop {
-            let more = self.serve_batch(&mut queue, &mut woken);
-            drop(queue);
+            let more = self.serve_batch(&mut line.queue, released, &mut woken);
+            drop(line);
             woken.wake();
             if !more {
                 return;
             }
+            released = 0;
             // In between nobody can overtake: the bit stays set until the queue is empty.
-            queue = self.queue.lock();
+            line = self.line.lock();
         }
     }
 
     /// Takes as many out of the queue as have their turn and fit into the batch; whether there may be more.
-    fn serve_batch(&self, queue: &mut WaitQueue, woken: &mut WakeBatch) -> bool {
-        while let Some(asked) = queue.front() {
+    #[inline]
+    fn serve_batch(&self, queue: &mut WaitQueue, released: usize, woken: &mut WakeBatch) -> bool {
+        // Ordering: Acquire, partner: the Release in `release`, whose permits may be handed out here before
+        // that release gets the lock; the waiter then learns of it through `served`.
+        let word = Word(self.word.load(Ordering::Acquire));
+        // What others add from here on they come to serve themselves. None of them takes while the bit is
+        // set, and without it there is nobody to serve.
+        let mut free = word.free().wrapping_add(released.cast_signed());
+        let mut change = released.wrapping_mul(PERMIT);
+        let mut served = None;
+        let more = loop {
+            let Some((ticket, asked)) = queue.front() else {
+                break false;
+            };
             if woken.is_full() {
-                return true;
+                break true;
             }
-            // Ordering: Acquire, partner: the Release in `release`, whose permits may be handed out here
-            // before that release gets the lock; the waiter then learns of it through the mutex.
-            let word = Word(self.word.load(Ordering::Acquire));
-            if word.is_closed() {
-                woken.extend(queue.refuse_front());
-            } else if word.free() >= asked {
-                // Ordering: Relaxed; what it stands for was acquired by the load. The permits cannot have
-                // become fewer since, as nobody else takes while the bit is set.
-                self.word.fetch_sub(asked * PERMIT, Ordering::Relaxed);
-                woken.extend(queue.grant_front());
-            } else {
-                return false;
+            if !word.is_closed() {
+                if free < asked.cast_signed() {
+                    break false;
+                }
+                free -= asked.cast_signed();
+                change = change.wrapping_sub(asked * PERMIT);
+                served = Some(ticket + 1);
             }
+            woken.push(queue.pop());
+        };
+        if let Some(served) = served {
+            // Ordering: Release, partner: the Acquire in `poll_queued` and `told`.
+            self.served.store(served, Ordering::Release);
         }
-        // Ordering: Relaxed; whoever finds the bit cleared needs nothing from the queue. A release that
-        // came before and saw it set finds the queue empty.
-        self.word.fetch_and(!WAITERS, Ordering::Relaxed);
-        false
+        if word.has_waiters() && queue.len() == 0 {
+            // Whoever finds the bit cleared needs nothing from the queue. A release that came before and
+            // saw it set finds the queue empty.
+            change = change.wrapping_sub(WAITERS);
+        }
+        if change != 0 {
+            // Ordering: Release, as in `release`, for what was given back here.
+            self.word.fetch_add(change, Ordering::Release);
+        }
+        more
     }
 }
 
@@ -643,44 +741,10 @@ impl fmt::Debug for Semaphore {
     /// Does not lock.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Semaphore")
-            .field("capacity", &self.capacity)
+            .field("capacity", &self.capacity())
             .field("available", &self.available())
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
-    }
-}
-
-impl Permit<'_> {
-    /// How many permits these are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        self.semaphore.release(self.count);
-    }
-}
-
-impl OwnedPermit {
-    /// How many permits these are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// The semaphore they belong to.
-    #[must_use]
-    pub fn semaphore(&self) -> &Arc<Semaphore> {
-        &self.semaphore
-    }
-}
-
-impl Drop for OwnedPermit {
-    fn drop(&mut self) {
-        self.semaphore.release(self.count);
     }
 }
 
@@ -692,7 +756,7 @@ impl<'a> Future for Acquire<'a> {
         let semaphore = this.semaphore;
         this.request
             .poll(semaphore, cx)
-            .map_ok(|count| Permit { semaphore, count })
+            .map_ok(|count| Permit::new(semaphore, count))
     }
 }
 
@@ -711,7 +775,7 @@ impl Future for AcquireOwned {
         let result = ready!(this.request.poll(semaphore, cx));
         // Taken only now: had the poll panicked, the drop below would still give everything back.
         let semaphore = this.semaphore.take().expect(POLLED_AGAIN);
-        Poll::Ready(result.map(|count| OwnedPermit { semaphore, count }))
+        Poll::Ready(result.map(|count| OwnedPermit::new(semaphore, count)))
     }
 }
 
@@ -719,16 +783,6 @@ impl Drop for AcquireOwned {
     fn drop(&mut self) {
         if let Some(semaphore) = &self.semaphore {
             self.request.cancel(semaphore);
-        }
-    }
-}
-
-impl From<AcquireError> for TryAcquireError {
-    fn from(error: AcquireError) -> Self {
-        match error {
-            AcquireError::Closed => Self::Closed,
-            AcquireError::Zero => Self::Zero,
-            AcquireError::TooMany { asked, capacity } => Self::TooMany { asked, capacity },
         }
     }
 }
@@ -742,8 +796,13 @@ impl Word {
         self.0 & WAITERS != 0
     }
 
-    fn free(self) -> usize {
-        self.0 / PERMIT
+    /// Below zero: so many more are held than there are.
+    fn free(self) -> isize {
+        self.0.cast_signed() >> PERMIT.trailing_zeros()
+    }
+
+    fn has(self, asked: usize) -> bool {
+        self.free() >= asked.cast_signed()
     }
 }
 
@@ -763,14 +822,14 @@ impl Request {
     ) -> Poll<Result<usize, AcquireError>> {
         let result = match self.stage {
             Stage::New => match semaphore.enter(self.asked, cx) {
-                Ok(Some(key)) => {
-                    self.stage = Stage::Queued(key);
+                Ok(Some(ticket)) => {
+                    self.stage = Stage::Queued(ticket);
                     return Poll::Pending;
                 }
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             },
-            Stage::Queued(key) => ready!(semaphore.poll_queued(key, cx)),
+            Stage::Queued(ticket) => ready!(semaphore.poll_queued(ticket, self.asked, cx)),
             Stage::Done => panic!("{POLLED_AGAIN}"),
         };
         self.stage = Stage::Done;
@@ -778,8 +837,8 @@ impl Request {
     }
 
     fn cancel(&mut self, semaphore: &Semaphore) {
-        if let Stage::Queued(key) = self.stage {
-            semaphore.cancel(key, self.asked);
+        if let Stage::Queued(ticket) = self.stage {
+            semaphore.cancel(ticket, self.asked);
         }
     }
 }
@@ -796,4 +855,12 @@ async fn within<P>(
         Ok(result) => Ok(result?),
         Err(_) => Err(AcquireTimeoutError::TimedOut { waited: wait }),
     }
+}
+
+fn check_capacity(asked: usize) -> Result<(), SemaphoreError> {
+    let limit = Semaphore::MAX_PERMITS;
+    if asked > limit {
+        return Err(SemaphoreError::CapacityTooLarge { asked, limit });
+    }
+    Ok(())
 }

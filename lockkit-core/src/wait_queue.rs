@@ -4,6 +4,7 @@
 //! frees one hands it out, and the caller wakes or drops it after it has unlocked. A waker may run anything,
 //! even another call on the same lock.
 
+use std::collections::VecDeque;
 use std::task::Waker;
 
 use smallvec::SmallVec;
@@ -14,199 +15,184 @@ const BATCH: usize = 32;
 #[cfg(lockkit_loom)]
 const BATCH: usize = 2;
 
-/// A first-in, first-out queue in a slab: a slot that was left is used again, so that nothing is allocated
-/// once the slab has grown to the largest number of waiters.
+/// So many empty places may stay in a queue of any length.
+const SPARE: usize = 16;
+
+/// A waiter's number: they grow in the order of joining, and none is given twice.
+pub(crate) type Ticket = u64;
+
+/// A first-in, first-out queue that one can leave from anywhere.
+///
+/// A ring, sorted by ticket. Who leaves from the middle leaves an empty place behind, and when half of the
+/// places are empty they are all taken out at once: so leaving costs the same whatever the length is, on
+/// average, the queue is at most twice as long as those who wait, and nothing is allocated once it has
+/// grown to that.
 #[derive(Debug, Default)]
 pub(crate) struct WaitQueue {
-    slots: Vec<Slot>,
-    /// The first vacant slot.
-    vacant: Option<Key>,
-    front: Option<Key>,
-    back: Option<Key>,
+    /// The first place is never empty.
+    places: VecDeque<Place>,
+    /// The ticket of the next to join.
+    next: Ticket,
     waiting: usize,
 }
 
-/// The index of a waiter's slot. Only its future holds it, from [`WaitQueue::push`] to
-/// [`WaitQueue::remove`], so it never names somebody else's.
-pub(crate) type Key = usize;
-
-/// ```text
-///           push            grant_front            remove
-///  Vacant ───────▶ Waiting ─────────────▶ Granted ────────▶ Vacant
-///                  │     │ refuse_front
-///                  │     └──────────────▶ Refused ────────▶ Vacant
-///                  └──────────────────────────────────────▶ Vacant
-/// ```
 #[derive(Debug)]
-pub(crate) enum Slot {
-    /// Nobody's. Leaves when it is first in the list of vacant slots and somebody comes.
-    Vacant { next: Option<Key> },
-    /// In the queue, owns nothing. Leaves when it is granted or refused, or when its future is dropped.
-    Waiting {
-        asked: usize,
-        waker: Waker,
-        ahead: Option<Key>,
-        behind: Option<Key>,
-    },
-    /// Out of the queue; what it asked for is taken out of the free permits and belongs to its future.
-    /// Leaves when the future is polled, which takes it, or dropped, which gives it back.
-    Granted,
-    /// Out of the queue, owns nothing. Leaves when its future is polled or dropped.
-    Refused,
+struct Place {
+    ticket: Ticket,
+    asked: usize,
+    /// `None` in an empty place.
+    waker: Option<Waker>,
 }
 
-/// What a waiter finds when it looks at its slot.
+/// What a waiter finds when it looks.
 #[derive(Debug)]
 pub(crate) enum Turn {
     /// Not its turn; the right waker is in place.
     Wait,
     /// Not its turn, and the waker in place is another task's.
     WaitElsewhere,
-    Granted,
-    Refused,
+    /// It was taken out of the queue.
+    Told,
 }
 
 impl WaitQueue {
     /// Joins at the back.
-    pub(crate) fn push(&mut self, asked: usize, waker: Waker) -> Key {
-        let ahead = self.back;
-        let slot = Slot::Waiting {
+    pub(crate) fn push(&mut self, asked: usize, waker: Waker) -> Ticket {
+        let ticket = self.next;
+        self.next += 1;
+        self.places.push_back(Place {
+            ticket,
             asked,
-            waker,
-            ahead,
-            behind: None,
-        };
-        let key = if let Some(key) = self.vacant {
-            let Slot::Vacant { next } = self.slots[key] else {
-                unreachable!("a slot in the vacant list is in use");
-            };
-            self.vacant = next;
-            self.slots[key] = slot;
-            key
-        } else {
-            self.slots.push(slot);
-            self.slots.len() - 1
-        };
-        match ahead {
-            Some(ahead) => *self.links(ahead).1 = Some(key),
-            None => self.front = Some(key),
-        }
-        self.back = Some(key);
+            waker: Some(waker),
+        });
         self.waiting += 1;
-        key
+        ticket
     }
 
-    /// What the first in the queue asks for.
-    pub(crate) fn front(&self) -> Option<usize> {
-        match self.slots[self.front?] {
-            Slot::Waiting { asked, .. } => Some(asked),
-            _ => unreachable!("the front of the queue does not wait"),
+    /// The first in the queue, and what it asks for.
+    pub(crate) fn front(&self) -> Option<(Ticket, usize)> {
+        let first = self.places.front()?;
+        Some((first.ticket, first.asked))
+    }
+
+    /// Takes the first out of the queue.
+    pub(crate) fn pop(&mut self) -> Option<Waker> {
+        let waker = self.places.pop_front()?.waker;
+        self.waiting -= 1;
+        self.trim();
+        waker
+    }
+
+    /// Takes all out of the queue that ask for more than `most`.
+    pub(crate) fn pop_above(&mut self, most: usize) -> Vec<(Ticket, Waker)> {
+        let mut popped = Vec::new();
+        for place in &mut self.places {
+            if place.asked > most
+                && let Some(waker) = place.waker.take()
+            {
+                popped.push((place.ticket, waker));
+            }
         }
-    }
-
-    /// Takes the first out of the queue as one that has got its turn.
-    pub(crate) fn grant_front(&mut self) -> Option<Waker> {
-        self.take_front(Slot::Granted)
-    }
-
-    /// Takes the first out of the queue as one that will never have its turn.
-    pub(crate) fn refuse_front(&mut self) -> Option<Waker> {
-        self.take_front(Slot::Refused)
+        self.waiting -= popped.len();
+        self.trim();
+        popped
     }
 
     /// What a waiter polled by the task of this waker has to do.
-    pub(crate) fn look(&self, key: Key, task: &Waker) -> Turn {
-        match &self.slots[key] {
+    pub(crate) fn look(&self, ticket: Ticket, task: &Waker) -> Turn {
+        let place = self.find(ticket).map(|index| &self.places[index]);
+        match place.and_then(|place| place.waker.as_ref()) {
             // Compares two pointers, so no code of the waker's runs.
-            Slot::Waiting { waker, .. } if waker.will_wake(task) => Turn::Wait,
-            Slot::Waiting { .. } => Turn::WaitElsewhere,
-            Slot::Granted => Turn::Granted,
-            Slot::Refused => Turn::Refused,
-            Slot::Vacant { .. } => unreachable!("a waiter has lost its slot"),
+            Some(waker) if waker.will_wake(task) => Turn::Wait,
+            Some(_) => Turn::WaitElsewhere,
+            None => Turn::Told,
         }
     }
 
-    /// Puts the waker of the task that polled last in place, and hands out the other.
-    pub(crate) fn replace_waker(&mut self, key: Key, new: Waker) -> Waker {
-        match &mut self.slots[key] {
-            Slot::Waiting { waker, .. } => std::mem::replace(waker, new),
-            // It has its turn, or none: nobody will be woken.
-            _ => new,
+    /// Puts the waker of the task that polled last in place, and hands out the other: the new one if its
+    /// owner has been told.
+    pub(crate) fn replace_waker(&mut self, ticket: Ticket, new: Waker) -> Waker {
+        let place = self.find(ticket).map(|index| &mut self.places[index]);
+        match place.and_then(|place| place.waker.as_mut()) {
+            Some(waker) => std::mem::replace(waker, new),
+            None => new,
         }
     }
 
-    /// Leaves: the slot becomes vacant, and what it held is handed out.
-    pub(crate) fn remove(&mut self, key: Key) -> Slot {
-        let next = self.vacant.replace(key);
-        let slot = std::mem::replace(&mut self.slots[key], Slot::Vacant { next });
-        if let Slot::Waiting { ahead, behind, .. } = slot {
-            self.unlink(ahead, behind);
-        }
-        slot
+    /// Leaves; its waker, unless it has been told.
+    pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<Waker> {
+        let index = self.find(ticket)?;
+        let waker = self.places[index].waker.take()?;
+        self.waiting -= 1;
+        self.trim();
+        Some(waker)
     }
 
-    /// How many wait, those that have their turn not among them.
+    /// How many wait.
     pub(crate) fn len(&self) -> usize {
         self.waiting
     }
 
-    fn take_front(&mut self, as_what: Slot) -> Option<Waker> {
-        let key = self.front?;
-        let slot = std::mem::replace(&mut self.slots[key], as_what);
-        let Slot::Waiting {
-            waker,
-            ahead,
-            behind,
-            ..
-        } = slot
-        else {
-            unreachable!("the front of the queue does not wait");
-        };
-        self.unlink(ahead, behind);
-        Some(waker)
+    fn find(&self, ticket: Ticket) -> Option<usize> {
+        let first = self.places.front()?.ticket;
+        // Where it is if nothing was taken out of the middle.
+        let index = usize::try_from(ticket.checked_sub(first)?).ok()?;
+        match self.places.get(index) {
+            Some(place) if place.ticket == ticket => Some(index),
+            _ => self
+                .places
+                .binary_search_by_key(&ticket, |place| place.ticket)
+                .ok(),
+        }
     }
 
-    /// Joins the two neighbours of one that leaves the queue.
-    fn unlink(&mut self, ahead: Option<Key>, behind: Option<Key>) {
-        match ahead {
-            Some(ahead) => *self.links(ahead).1 = behind,
-            None => self.front = behind,
+    fn trim(&mut self) {
+        while let Some(place) = self.places.front()
+            && place.waker.is_none()
+        {
+            self.places.pop_front();
         }
-        match behind {
-            Some(behind) => *self.links(behind).0 = ahead,
-            None => self.back = ahead,
-        }
-        self.waiting -= 1;
-    }
-
-    fn links(&mut self, key: Key) -> (&mut Option<Key>, &mut Option<Key>) {
-        match &mut self.slots[key] {
-            Slot::Waiting { ahead, behind, .. } => (ahead, behind),
-            _ => unreachable!("a neighbour in the queue does not wait"),
+        if self.places.len() > 2 * self.waiting + SPARE {
+            self.places.retain(|place| place.waker.is_some());
         }
     }
 }
 
-/// Wakers on their way out of the lock. On the stack, and cheap to make when only one is taken.
-pub(crate) struct WakeBatch(SmallVec<[Waker; BATCH]>);
+/// Wakers on their way out of the lock. On the stack, and cheap when only one is taken.
+pub(crate) struct WakeBatch {
+    first: Option<Waker>,
+    others: SmallVec<[Waker; BATCH]>,
+}
 
 impl WakeBatch {
     pub(crate) fn new() -> Self {
-        Self(SmallVec::new())
+        Self {
+            first: None,
+            others: SmallVec::new(),
+        }
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.0.len() == BATCH
+        self.others.len() + 1 == BATCH
     }
 
-    pub(crate) fn extend(&mut self, waker: Option<Waker>) {
-        self.0.extend(waker);
+    pub(crate) fn push(&mut self, waker: Option<Waker>) {
+        if self.first.is_none() {
+            self.first = waker;
+        } else {
+            self.others.extend(waker);
+        }
     }
 
     /// Call it without the lock. Leaves the batch empty.
     pub(crate) fn wake(&mut self) {
-        for waker in self.0.drain(..) {
+        if let Some(waker) = self.first.take() {
             waker.wake();
+        }
+        if !self.others.is_empty() {
+            for waker in self.others.drain(..) {
+                waker.wake();
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ mod semaphore {
     use super::config;
 
     const CAPACITY: usize = 5;
+    const CLOSED: AcquireError = AcquireError::Closed { reason: None };
 
     /// Polls, drops and releases are steps of their own, so that every order of them is a history, and a
     /// failing one shrinks.
@@ -37,6 +38,10 @@ mod semaphore {
         Cancel { who: Index },
         Try { asked: usize },
         Release { which: Index },
+        Split { which: Index, part: usize },
+        Merge { which: Index, other: Index },
+        Forget { which: Index },
+        Resize { capacity: usize },
         Close,
     }
 
@@ -48,6 +53,10 @@ mod semaphore {
             8 => any::<Index>().prop_map(|who| Step::Cancel { who }),
             8 => asked().prop_map(|asked| Step::Try { asked }),
             16 => any::<Index>().prop_map(|which| Step::Release { which }),
+            4 => (any::<Index>(), 0..4_usize).prop_map(|(which, part)| Step::Split { which, part }),
+            4 => any::<[Index; 2]>().prop_map(|[which, other]| Step::Merge { which, other }),
+            2 => any::<Index>().prop_map(|which| Step::Forget { which }),
+            4 => (0..8_usize).prop_map(|capacity| Step::Resize { capacity }),
             1 => Just(Step::Close),
         ]
     }
@@ -57,7 +66,7 @@ mod semaphore {
         New,
         Waiting,
         Granted,
-        Refused,
+        Refused(AcquireError),
     }
 
     /// A request, in truth and as the model has it.
@@ -78,7 +87,9 @@ mod semaphore {
         permits: Vec<OwnedPermit>,
         // The model.
         begun: usize,
-        free: usize,
+        capacity: usize,
+        /// Held, or granted and not yet seen.
+        held: usize,
         closed: bool,
         queue: VecDeque<usize>,
     }
@@ -90,7 +101,8 @@ mod semaphore {
                 parties: Vec::new(),
                 permits: Vec::new(),
                 begun: 0,
-                free: CAPACITY,
+                capacity: CAPACITY,
+                held: 0,
                 closed: false,
                 queue: VecDeque::new(),
             }
@@ -107,7 +119,7 @@ mod semaphore {
                     drop(party.future);
                     self.queue.retain(|id| *id != party.id);
                     if party.stage == Stage::Granted {
-                        self.free += party.asked;
+                        self.held -= party.asked;
                     }
                     self.serve();
                 }
@@ -117,7 +129,7 @@ mod semaphore {
                         Ok(permit) => {
                             assert_eq!(expected, Ok(()));
                             assert_eq!(permit.count(), asked);
-                            self.free -= asked;
+                            self.held += asked;
                             self.permits.push(permit);
                         }
                         Err(error) => assert_eq!(expected, Err(error)),
@@ -125,9 +137,32 @@ mod semaphore {
                 }
                 Step::Release { which } if !self.permits.is_empty() => {
                     let permit = self.permits.remove(which.index(self.permits.len()));
-                    self.free += permit.count();
+                    self.held -= permit.count();
                     drop(permit);
                     self.serve();
+                }
+                Step::Split { which, part } if !self.permits.is_empty() => {
+                    let index = which.index(self.permits.len());
+                    let whole = self.permits[index].count();
+                    let parted = self.permits[index].split(part);
+                    assert_eq!(parted.is_some(), part > 0 && part < whole);
+                    self.permits.extend(parted);
+                }
+                Step::Merge { which, other } if self.permits.len() > 1 => {
+                    let other = self.permits.remove(other.index(self.permits.len()));
+                    let index = which.index(self.permits.len());
+                    self.permits[index].merge(other).unwrap();
+                }
+                Step::Forget { which } if !self.permits.is_empty() => {
+                    let permit = self.permits.remove(which.index(self.permits.len()));
+                    let count = permit.count();
+                    permit.forget();
+                    self.held -= count;
+                    self.resize(self.capacity.saturating_sub(count));
+                }
+                Step::Resize { capacity } => {
+                    self.semaphore.resize(capacity).unwrap();
+                    self.resize(capacity);
                 }
                 Step::Close => {
                     self.semaphore.close();
@@ -135,7 +170,12 @@ mod semaphore {
                     self.serve();
                 }
                 // Nobody to do it to.
-                Step::Poll { .. } | Step::Cancel { .. } | Step::Release { .. } => {}
+                Step::Poll { .. }
+                | Step::Cancel { .. }
+                | Step::Release { .. }
+                | Step::Split { .. }
+                | Step::Merge { .. }
+                | Step::Forget { .. } => {}
             }
             self.check();
         }
@@ -158,23 +198,19 @@ mod semaphore {
             let expected = match party.stage {
                 Stage::New => match self.admit(party.asked) {
                     Ok(()) => {
-                        self.free -= party.asked;
+                        self.held += party.asked;
                         Poll::Ready(Ok(()))
                     }
                     Err(TryAcquireError::NoPermits) => {
                         self.queue.push_back(party.id);
                         Poll::Pending
                     }
-                    Err(TryAcquireError::Closed) => Poll::Ready(Err(AcquireError::Closed)),
-                    Err(TryAcquireError::Zero) => Poll::Ready(Err(AcquireError::Zero)),
-                    Err(TryAcquireError::TooMany { asked, capacity }) => {
-                        Poll::Ready(Err(AcquireError::TooMany { asked, capacity }))
-                    }
+                    Err(TryAcquireError::Refused(error)) => Poll::Ready(Err(error)),
                     Err(error) => panic!("{error}"),
                 },
                 Stage::Waiting => Poll::Pending,
                 Stage::Granted => Poll::Ready(Ok(())),
-                Stage::Refused => Poll::Ready(Err(AcquireError::Closed)),
+                Stage::Refused(error) => Poll::Ready(Err(error)),
             };
             let party = &mut self.parties[who];
             party.polled_by = task;
@@ -200,23 +236,44 @@ mod semaphore {
 
         /// Whether a newcomer gets it on the spot.
         fn admit(&self, asked: usize) -> Result<(), TryAcquireError> {
-            let capacity = CAPACITY;
+            // Nobody knows yet what will fit when a paused one goes on.
+            let capacity = match self.capacity {
+                0 => Semaphore::MAX_PERMITS,
+                capacity => capacity,
+            };
             match asked {
-                0 => Err(TryAcquireError::Zero),
-                _ if asked > capacity => Err(TryAcquireError::TooMany { asked, capacity }),
-                _ if self.closed => Err(TryAcquireError::Closed),
-                _ if asked <= self.free && self.queue.is_empty() => Ok(()),
+                0 => Err(AcquireError::Zero)?,
+                _ if asked > capacity => Err(AcquireError::TooMany { asked, capacity })?,
+                _ if self.closed => Err(CLOSED)?,
+                _ if self.held + asked <= self.capacity && self.queue.is_empty() => Ok(()),
                 _ => Err(TryAcquireError::NoPermits),
             }
+        }
+
+        fn resize(&mut self, capacity: usize) {
+            let before = std::mem::replace(&mut self.capacity, capacity);
+            if capacity > 0 && (capacity < before || before == 0) {
+                let (queue, parties) = (&mut self.queue, &mut self.parties);
+                queue.retain(|id| {
+                    let party = parties.iter_mut().find(|one| one.id == *id).unwrap();
+                    let asked = party.asked;
+                    if asked > capacity {
+                        party.stage = Stage::Refused(AcquireError::TooMany { asked, capacity });
+                        party.wakes[party.polled_by] += 1;
+                    }
+                    asked <= capacity
+                });
+            }
+            self.serve();
         }
 
         fn serve(&mut self) {
             while let Some(id) = self.queue.front() {
                 let party = self.parties.iter_mut().find(|one| one.id == *id).unwrap();
                 if self.closed {
-                    party.stage = Stage::Refused;
-                } else if party.asked <= self.free {
-                    self.free -= party.asked;
+                    party.stage = Stage::Refused(CLOSED);
+                } else if self.held + party.asked <= self.capacity {
+                    self.held += party.asked;
                     party.stage = Stage::Granted;
                 } else {
                     return;
@@ -227,8 +284,12 @@ mod semaphore {
         }
 
         fn check(&self) {
-            assert_eq!(self.semaphore.available(), self.free);
-            assert_eq!(self.semaphore.held(), CAPACITY - self.free);
+            assert_eq!(self.semaphore.capacity(), self.capacity);
+            assert_eq!(
+                self.semaphore.available(),
+                self.capacity.saturating_sub(self.held)
+            );
+            assert_eq!(self.semaphore.held(), self.held);
             assert_eq!(self.semaphore.waiting(), self.queue.len());
             assert_eq!(self.semaphore.is_closed(), self.closed);
             for party in &self.parties {
@@ -241,7 +302,7 @@ mod semaphore {
     proptest! {
         #![proptest_config(config())]
 
-        // Mutants: E1, E2, E3, E4, E8, E9, E11, E12
+        // Mutants: E1, E2, E3, E4, E6, E7, E8, E9, E11, E12, E50, E51, E54
         #[test]
         fn every_history_is_one_of_a_count_and_a_queue(
             steps in prop::collection::vec(step(), 1..80),
@@ -251,9 +312,9 @@ mod semaphore {
                 world.apply(&step);
             }
             // And in the end everything comes back.
-            let World { semaphore, parties, permits, .. } = world;
+            let World { semaphore, parties, permits, capacity, .. } = world;
             drop((parties, permits));
-            prop_assert_eq!(semaphore.available(), CAPACITY);
+            prop_assert_eq!(semaphore.available(), capacity);
             prop_assert_eq!(semaphore.waiting(), 0);
         }
     }

@@ -7,6 +7,8 @@ use std::task::{Context, Poll, Waker};
 use lockkit_core::{Acquire, AcquireError, Permit, Semaphore, SemaphoreError, TryAcquireError};
 use lockkit_test::wake::{CountingWaker, on_drop, on_wake};
 
+const CLOSED: AcquireError = AcquireError::Closed { reason: None };
+
 fn semaphore(permits: usize) -> Semaphore {
     Semaphore::new(permits).unwrap()
 }
@@ -65,7 +67,10 @@ mod limits {
     #[test]
     fn a_request_for_nothing_is_refused() {
         let semaphore = semaphore(1);
-        assert_eq!(failed(semaphore.try_acquire_many(0)), TryAcquireError::Zero);
+        assert_eq!(
+            failed(semaphore.try_acquire_many(0)),
+            TryAcquireError::Refused(AcquireError::Zero)
+        );
         assert!(matches!(
             poll(&mut semaphore.acquire_many(0)),
             Poll::Ready(Err(AcquireError::Zero))
@@ -83,7 +88,7 @@ mod limits {
             ));
             assert_eq!(
                 failed(semaphore.try_acquire_many(asked)),
-                TryAcquireError::TooMany { asked, capacity: 4 }
+                TryAcquireError::Refused(AcquireError::TooMany { asked, capacity: 4 })
             );
         }
         assert_eq!(semaphore.waiting(), 0);
@@ -97,10 +102,7 @@ mod limits {
         let mut waiting = semaphore.acquire_many(1_000);
         assert!(is_pending(&mut waiting));
         semaphore.close();
-        assert!(matches!(
-            poll(&mut waiting),
-            Poll::Ready(Err(AcquireError::Closed))
-        ));
+        assert!(matches!(poll(&mut waiting), Poll::Ready(Err(CLOSED))));
     }
 
     #[test]
@@ -261,9 +263,12 @@ mod closing {
         assert_eq!((wakes.wakes(), semaphore.waiting()), (70, 0));
         crowd.push(semaphore.acquire());
         for one in &mut crowd {
-            assert!(matches!(poll(one), Poll::Ready(Err(AcquireError::Closed))));
+            assert!(matches!(poll(one), Poll::Ready(Err(CLOSED))));
         }
-        assert_eq!(failed(semaphore.try_acquire()), TryAcquireError::Closed);
+        assert_eq!(
+            failed(semaphore.try_acquire()),
+            TryAcquireError::Refused(CLOSED)
+        );
         drop(held);
         assert_eq!(semaphore.available(), 2);
     }
@@ -276,10 +281,13 @@ mod closing {
         semaphore.close();
         drop(held);
         assert!(semaphore.is_closed());
-        assert_eq!(failed(semaphore.try_acquire()), TryAcquireError::Closed);
+        assert_eq!(
+            failed(semaphore.try_acquire()),
+            TryAcquireError::Refused(CLOSED)
+        );
         assert!(matches!(
             poll(&mut semaphore.acquire()),
-            Poll::Ready(Err(AcquireError::Closed))
+            Poll::Ready(Err(CLOSED))
         ));
         semaphore.close();
         assert!(semaphore.is_closed());
@@ -295,10 +303,7 @@ mod closing {
         drop(held);
         semaphore.close();
         let held = granted(&mut first);
-        assert!(matches!(
-            poll(&mut second),
-            Poll::Ready(Err(AcquireError::Closed))
-        ));
+        assert!(matches!(poll(&mut second), Poll::Ready(Err(CLOSED))));
         drop(held);
         assert_eq!(semaphore.available(), 1);
     }
@@ -307,7 +312,306 @@ mod closing {
     fn a_bad_request_is_named_before_the_closed_door() {
         let semaphore = semaphore(1);
         semaphore.close();
-        assert_eq!(failed(semaphore.try_acquire_many(0)), TryAcquireError::Zero);
+        assert_eq!(
+            failed(semaphore.try_acquire_many(0)),
+            TryAcquireError::Refused(AcquireError::Zero)
+        );
+    }
+
+    #[test]
+    fn the_first_reason_is_told_to_all() {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire().unwrap();
+        let mut waiting = semaphore.acquire();
+        assert!(is_pending(&mut waiting));
+        semaphore.close_with("shutting down");
+        semaphore.close_with("too late");
+        semaphore.close();
+        let told = AcquireError::Closed {
+            reason: Some("shutting down"),
+        };
+        assert_eq!(poll(&mut waiting).map(Result::err), Poll::Ready(Some(told)));
+        assert_eq!(
+            failed(semaphore.try_acquire()),
+            TryAcquireError::Refused(told)
+        );
+        assert_eq!(told.to_string(), "the semaphore is closed: shutting down");
+        assert_eq!(CLOSED.to_string(), "the semaphore is closed");
+        drop(held);
+    }
+
+    #[test]
+    fn a_closing_without_a_reason_stays_without() {
+        let semaphore = semaphore(1);
+        semaphore.close();
+        semaphore.close_with("too late");
+        assert_eq!(
+            failed(semaphore.try_acquire()),
+            TryAcquireError::Refused(CLOSED)
+        );
+    }
+}
+
+mod resizing {
+    use super::*;
+
+    fn too_many(request: &mut Acquire<'_>) -> (usize, usize) {
+        match poll(request) {
+            Poll::Ready(Err(AcquireError::TooMany { asked, capacity })) => (asked, capacity),
+            Poll::Ready(Err(error)) => panic!("{error}"),
+            Poll::Ready(Ok(_)) => panic!("was granted"),
+            Poll::Pending => panic!("still waits"),
+        }
+    }
+
+    // Mutant: E6
+    #[test]
+    fn growing_serves_as_many_as_fit() {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire().unwrap();
+        let mut crowd: Vec<_> = (0..5).map(|_| semaphore.acquire()).collect();
+        assert!(crowd.iter_mut().all(is_pending));
+        semaphore.resize(4).unwrap();
+        assert_eq!(
+            (semaphore.waiting(), semaphore.held(), semaphore.capacity()),
+            (2, 4, 4)
+        );
+        let served: Vec<_> = crowd[..3].iter_mut().map(granted).collect();
+        assert!(crowd[3..].iter_mut().all(is_pending));
+        drop((held, served));
+        drop(crowd);
+        assert_eq!(semaphore.available(), 4);
+    }
+
+    // Mutant: E7
+    #[test]
+    fn shrinking_below_what_is_held_is_paid_before_anybody_is_served() {
+        let semaphore = semaphore(5);
+        let [one, two, three] = [1, 2, 2].map(|count| semaphore.try_acquire_many(count).unwrap());
+        semaphore.resize(2).unwrap();
+        assert_eq!((semaphore.held(), semaphore.available()), (5, 0));
+        let mut waiting = semaphore.acquire();
+        assert!(is_pending(&mut waiting));
+        drop(two);
+        drop(one);
+        // Two of two are held.
+        assert!(is_pending(&mut waiting));
+        assert_eq!((semaphore.held(), semaphore.available()), (2, 0));
+        drop(three);
+        drop(granted(&mut waiting));
+        assert_eq!((semaphore.held(), semaphore.available()), (0, 2));
+    }
+
+    // Mutant: E50
+    #[test]
+    fn shrinking_refuses_those_who_can_no_longer_fit_and_lets_the_others_by() {
+        let semaphore = semaphore(5);
+        let mut held = semaphore.try_acquire_many(5).unwrap();
+        let wakes = CountingWaker::new();
+        let mut crowd = [4, 2, 3, 1].map(|count| semaphore.acquire_many(count));
+        for one in &mut crowd {
+            assert!(poll_with(one, &wakes.waker()).is_pending());
+        }
+        semaphore.resize(2).unwrap();
+        assert_eq!((wakes.take(), semaphore.waiting()), (2, 2));
+        let [four, two, three, one] = &mut crowd;
+        assert_eq!(too_many(four), (4, 2));
+        drop(held.split(4));
+        // A later one is served before the refused one has looked.
+        assert!(is_pending(one));
+        drop(held);
+        drop(granted(two));
+        assert_eq!(too_many(three), (3, 2));
+        drop(granted(one));
+        assert_eq!((semaphore.available(), semaphore.waiting()), (2, 0));
+    }
+
+    // Mutant: E51
+    #[test]
+    fn one_that_was_refused_gives_nothing_back_when_it_is_dropped() {
+        let semaphore = semaphore(3);
+        let held = semaphore.try_acquire_many(3).unwrap();
+        let (mut large, mut small) = (semaphore.acquire_many(3), semaphore.acquire());
+        assert!(is_pending(&mut large) && is_pending(&mut small));
+        semaphore.resize(1).unwrap();
+        drop(held);
+        let small = granted(&mut small);
+        drop(large);
+        assert_eq!((semaphore.available(), semaphore.held()), (0, 1));
+        drop(small);
+        assert_eq!(semaphore.available(), 1);
+    }
+
+    // Mutant: E54
+    #[test]
+    fn zero_pauses_and_loses_nobody() {
+        let semaphore = semaphore(2);
+        let mut large = semaphore.acquire_many(2);
+        let held = semaphore.try_acquire().unwrap();
+        assert!(is_pending(&mut large));
+        semaphore.resize(0).unwrap();
+        drop(held);
+        let mut small = semaphore.acquire();
+        assert!(is_pending(&mut large) && is_pending(&mut small));
+        assert_eq!(
+            (semaphore.held(), semaphore.available(), semaphore.waiting()),
+            (0, 0, 2)
+        );
+        // And what does not fit when it goes on is told so, who came meanwhile included.
+        let mut huge = semaphore.acquire_many(7);
+        assert!(is_pending(&mut huge));
+        semaphore.resize(2).unwrap();
+        drop(granted(&mut large));
+        drop(granted(&mut small));
+        assert_eq!(too_many(&mut huge), (7, 2));
+        assert_eq!(semaphore.available(), 2);
+    }
+
+    // Mutant: E10
+    #[test]
+    fn a_capacity_that_cannot_be_counted_changes_nothing() {
+        let semaphore = semaphore(3);
+        for asked in [Semaphore::MAX_PERMITS + 1, usize::MAX] {
+            let limit = Semaphore::MAX_PERMITS;
+            let error = SemaphoreError::CapacityTooLarge { asked, limit };
+            assert_eq!(semaphore.resize(asked), Err(error));
+        }
+        assert_eq!((semaphore.capacity(), semaphore.available()), (3, 3));
+    }
+
+    #[test]
+    fn the_largest_capacity_can_be_taken_away_and_given_back() {
+        let limit = Semaphore::MAX_PERMITS;
+        let semaphore = semaphore(limit);
+        let all = semaphore.try_acquire_many(limit).unwrap();
+        semaphore.resize(0).unwrap();
+        assert_eq!((semaphore.held(), semaphore.available()), (limit, 0));
+        semaphore.resize(limit).unwrap();
+        drop(all);
+        assert_eq!((semaphore.held(), semaphore.available()), (0, limit));
+    }
+
+    #[test]
+    fn a_closed_one_can_be_resized_and_stays_closed() {
+        let semaphore = semaphore(1);
+        semaphore.close();
+        semaphore.resize(9).unwrap();
+        assert_eq!(
+            failed(semaphore.try_acquire()),
+            TryAcquireError::Refused(CLOSED)
+        );
+        assert_eq!(semaphore.available(), 9);
+    }
+}
+
+mod permits {
+    use super::*;
+
+    #[test]
+    fn a_part_goes_back_on_its_own() {
+        let semaphore = Arc::new(semaphore(5));
+        let mut five = semaphore.try_acquire_many_owned(5).unwrap();
+        assert!(
+            [0, 5, 6, usize::MAX]
+                .map(|n| five.split(n).is_none())
+                .iter()
+                .all(|&none| none)
+        );
+        let two = five.split(2).unwrap();
+        assert_eq!(
+            (five.count(), two.count(), semaphore.available()),
+            (3, 2, 0)
+        );
+        drop(two);
+        assert_eq!(semaphore.available(), 2);
+        drop(five);
+        assert_eq!(semaphore.available(), 5);
+    }
+
+    #[test]
+    fn parts_go_back_together_once_merged() {
+        let semaphore = semaphore(5);
+        let mut permit = semaphore.try_acquire_many(2).unwrap();
+        permit
+            .merge(semaphore.try_acquire_many(3).unwrap())
+            .unwrap();
+        assert_eq!((permit.count(), semaphore.available()), (5, 0));
+        drop(permit);
+        assert_eq!(semaphore.available(), 5);
+    }
+
+    #[test]
+    fn permits_of_another_semaphore_are_handed_back() {
+        let (ours, theirs) = (Arc::new(semaphore(2)), Arc::new(semaphore(2)));
+        let mut permit = ours.try_acquire().unwrap();
+        let other = permit.merge(theirs.try_acquire().unwrap()).unwrap_err();
+        let mut owned = ours.try_acquire_owned().unwrap();
+        let other_owned = owned
+            .merge(theirs.try_acquire_owned().unwrap())
+            .unwrap_err();
+        drop((permit, owned));
+        assert_eq!((ours.available(), theirs.available()), (2, 0));
+        drop((other, other_owned));
+        assert_eq!(theirs.available(), 2);
+    }
+
+    #[test]
+    fn merged_and_forgotten_ones_leave_no_reference_behind() {
+        let semaphore = Arc::new(semaphore(3));
+        let mut permit = semaphore.try_acquire_owned().unwrap();
+        permit
+            .merge(semaphore.try_acquire_owned().unwrap())
+            .unwrap();
+        semaphore.try_acquire_owned().unwrap().forget();
+        assert_eq!(Arc::strong_count(&semaphore), 2);
+        drop(permit);
+        assert_eq!(Arc::strong_count(&semaphore), 1);
+        assert_eq!((semaphore.capacity(), semaphore.available()), (2, 2));
+    }
+
+    // Mutant: E52
+    #[test]
+    fn forgotten_permits_are_gone_for_good() {
+        let semaphore = semaphore(3);
+        let mut large = semaphore.acquire_many(3);
+        let one = semaphore.try_acquire().unwrap();
+        assert!(is_pending(&mut large));
+        one.forget();
+        assert_eq!(
+            (
+                semaphore.capacity(),
+                semaphore.held(),
+                semaphore.available()
+            ),
+            (2, 0, 2)
+        );
+        // Nor is anybody left waiting for them.
+        assert!(matches!(
+            poll(&mut large),
+            Poll::Ready(Err(AcquireError::TooMany {
+                asked: 3,
+                capacity: 2
+            }))
+        ));
+        drop(semaphore.try_acquire_many(2).unwrap());
+    }
+
+    #[test]
+    fn permits_that_a_resize_took_already_can_be_forgotten_too() {
+        let semaphore = semaphore(5);
+        let five = semaphore.try_acquire_many(5).unwrap();
+        semaphore.resize(3).unwrap();
+        five.forget();
+        assert_eq!(
+            (
+                semaphore.capacity(),
+                semaphore.held(),
+                semaphore.available()
+            ),
+            (0, 0, 0)
+        );
+        semaphore.resize(1).unwrap();
+        drop(semaphore.try_acquire().unwrap());
     }
 }
 

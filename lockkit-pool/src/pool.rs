@@ -346,8 +346,9 @@ impl WorkerPool {
     fn try_enter(&self) -> Result<Place, SubmitError> {
         match self.permits.try_acquire_owned() {
             Ok(permit) => self.admit(permit, Duration::ZERO),
-            Err(TryAcquireError::Closed) => Err(SubmitError::Closed),
-            Err(_) => Err(SubmitError::Full),
+            Err(TryAcquireError::NoPermits) => Err(SubmitError::Full),
+            // One permit is never too many, so this is the closing.
+            Err(_) => Err(SubmitError::Closed),
         }
     }
 

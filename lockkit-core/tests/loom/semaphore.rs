@@ -11,6 +11,8 @@ use lockkit_core::sync::thread::{JoinHandle, spawn};
 use lockkit_core::{AcquireError, Semaphore, TryAcquireError};
 use lockkit_test::wake::{on_drop, on_wake};
 
+const CLOSED: AcquireError = AcquireError::Closed { reason: None };
+
 fn semaphore(permits: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(permits).unwrap())
 }
@@ -226,7 +228,7 @@ fn closing_wakes_those_who_wait() {
         let held = semaphore.try_acquire_owned().unwrap();
         let others = [(); 2].map(|()| {
             with(&semaphore, |it| {
-                assert_eq!(block_on(it.acquire()).err(), Some(AcquireError::Closed));
+                assert_eq!(block_on(it.acquire()).err(), Some(CLOSED));
             })
         });
         semaphore.close();
@@ -246,7 +248,7 @@ fn closing_and_granting_agree() {
         let held = semaphore.try_acquire_owned().unwrap();
         let waits = with(&semaphore, |it| match block_on(it.acquire()) {
             Ok(permit) => assert_eq!(permit.count(), 1),
-            Err(error) => assert_eq!(error, AcquireError::Closed),
+            Err(error) => assert_eq!(error, CLOSED),
         });
         let closes = with(&semaphore, |it| it.close());
         drop(held);
@@ -374,5 +376,108 @@ fn a_crowd_is_served_over_several_holds_of_the_lock() {
         assert_eq!(semaphore.available(), 1);
         drop(permits);
         all_is_back(&semaphore);
+    });
+}
+
+/// Who waits for the new permits, and who gives old ones back, meet at the resize.
+// Mutant: E6
+#[test]
+fn growing_wakes_as_many_as_fit() {
+    check("semaphore: grow vs enqueue", 3, || {
+        let semaphore = semaphore(0);
+        let others = [(); 2].map(|()| {
+            with(&semaphore, |it| {
+                std::mem::forget(block_on(it.acquire_owned()).unwrap());
+            })
+        });
+        semaphore.resize(2).unwrap();
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!((semaphore.held(), semaphore.waiting()), (2, 0));
+    });
+}
+
+// Mutant: E7
+#[test]
+fn shrinking_is_exact_while_permits_come_and_go() {
+    check("semaphore: shrink vs release vs acquire", 3, || {
+        let semaphore = semaphore(2);
+        let held = semaphore.try_acquire_many_owned(2).unwrap();
+        let shrinks = with(&semaphore, |it| it.resize(1).unwrap());
+        let takes = with(&semaphore, |it| {
+            let first = poll(&mut it.acquire());
+            let second = it.try_acquire().ok();
+            (first.is_ready(), second.is_some())
+        });
+        drop(held);
+        shrinks.join().unwrap();
+        takes.join().unwrap();
+        assert_eq!(semaphore.capacity(), 1);
+        all_is_back(&semaphore);
+        let one = semaphore.try_acquire().unwrap();
+        assert!(semaphore.try_acquire().is_err());
+        drop(one);
+    });
+}
+
+/// The later one may be served, so that all tickets up to its own are, before the refused one has looked.
+// Mutants: E50, E51
+#[test]
+fn one_that_became_too_large_is_never_taken_for_served() {
+    check("semaphore: shrink vs grant", 3, || {
+        let semaphore = semaphore(2);
+        let held = semaphore.try_acquire_many_owned(2).unwrap();
+        let mut large = semaphore.acquire_many_owned(2);
+        let mut small = semaphore.acquire_owned();
+        assert!(poll(&mut large).is_pending() && poll(&mut small).is_pending());
+        let shrinks = with(&semaphore, |it| it.resize(1).unwrap());
+        let waits = spawn(move || match block_on(large) {
+            Ok(permit) => assert_eq!(permit.count(), 2),
+            Err(error) => assert_eq!(
+                error,
+                AcquireError::TooMany {
+                    asked: 2,
+                    capacity: 1
+                }
+            ),
+        });
+        drop(held);
+        shrinks.join().unwrap();
+        waits.join().unwrap();
+        drop(block_on(small).unwrap());
+        all_is_back(&semaphore);
+    });
+}
+
+/// The request has passed the check of its size when the resize comes.
+// Mutant: E53
+#[test]
+fn a_request_that_comes_with_the_resize_does_not_wait_for_ever() {
+    check("semaphore: shrink vs enqueue", 2, || {
+        let semaphore = semaphore(2);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let asks = with(&semaphore, |it| block_on(it.acquire_many(2)).map(drop));
+        semaphore.resize(1).unwrap();
+        let too_many = AcquireError::TooMany {
+            asked: 2,
+            capacity: 1,
+        };
+        assert_eq!(asks.join().unwrap(), Err(too_many));
+        drop(held);
+        all_is_back(&semaphore);
+    });
+}
+
+// Mutant: E52
+#[test]
+fn forgotten_permits_are_nobodys_for_an_instant() {
+    check("semaphore: forget vs acquire", 2, || {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire_owned().unwrap();
+        let tries = with(&semaphore, |it| it.try_acquire().is_ok());
+        held.forget();
+        assert!(!tries.join().unwrap());
+        assert_eq!((semaphore.capacity(), semaphore.held()), (0, 0));
     });
 }
