@@ -5,6 +5,8 @@
 //! | you want | use |
 //! |---|---|
 //! | at most N at once, in order of arrival | [`Semaphore`] |
+//! | one at a time for each key, or N; several keys at once | [`KeyedMutex`], [`KeyedSemaphore`] |
+//! | to hear, in debug builds, of lock orders that may deadlock | [`order`] |
 //! | to try again: how often, how long, after which pause | [`retry`] |
 //! | not to let retries drown a server that is in trouble | [`retry::Budget`] |
 //! | a number by which a store refuses a holder that came too late | [`Fence`] |
@@ -14,8 +16,8 @@
 //! ([`std::sync::Mutex`]), a channel, or a limit that is never waited for (an atomic counter).
 //!
 //! # Features
-//! None by default. `tokio` adds what sleeps: the loop `retry::retry` and `Semaphore::acquire_timeout`,
-//! both on tokio's timer. `tracing` adds events.
+//! None by default. `tokio` adds what sleeps: the loop `retry::retry`, `Semaphore::acquire_timeout` and
+//! `KeyedMutex::lock_timeout`, all on tokio's timer. `tracing` adds events.
 //!
 //! # Examples
 //! Ten jobs, two at a time:
@@ -57,14 +59,23 @@
 //!   far as the server's clock is not behind it.
 
 mod fence;
+mod keyed;
 #[cfg(lockkit_loom)]
 pub mod model;
+pub mod order;
 pub mod retry;
 mod semaphore;
 pub mod sync;
 mod wait_queue;
 
 pub use fence::{Fence, FenceError};
+#[cfg(feature = "tokio")]
+pub use keyed::LockTimeoutError;
+pub use keyed::{
+    AcquireKey, AcquireKeyOwned, KeyBusy, KeyedGuard, KeyedGuards, KeyedMutex, KeyedPermit,
+    KeyedSemaphore, KeyedSemaphoreError, LockKey, LockKeyOwned, LockKeys, LockKeysOwned,
+    OwnedKeyedGuard, OwnedKeyedGuards, OwnedKeyedPermit,
+};
 #[cfg(feature = "tokio")]
 pub use semaphore::AcquireTimeoutError;
 pub use semaphore::{

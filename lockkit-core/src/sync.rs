@@ -46,6 +46,14 @@ pub mod thread {
     pub use std::thread::{JoinHandle, spawn, yield_now};
 }
 
+/// How many watchers of lock order each lock has: one in a debug build, else none. Never one in a model,
+/// where the books of all would be steps of each.
+pub(crate) const WATCHERS: usize = if cfg!(all(debug_assertions, not(lockkit_loom))) {
+    1
+} else {
+    0
+};
+
 /// A mutual exclusion lock without poisoning, for short critical sections that never await.
 ///
 /// # Examples

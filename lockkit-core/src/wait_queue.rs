@@ -133,6 +133,11 @@ impl WaitQueue {
         self.waiting
     }
 
+    /// How many places there is memory for.
+    pub(crate) fn room(&self) -> usize {
+        self.places.capacity()
+    }
+
     fn find(&self, ticket: Ticket) -> Option<usize> {
         let first = self.places.front()?.ticket;
         // Where it is if nothing was taken out of the middle.

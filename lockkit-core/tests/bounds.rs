@@ -48,6 +48,57 @@ fn errors_travel() {
     error::<lockkit_core::FenceError>();
     error::<lockkit_core::retry::PolicyError>();
     error::<lockkit_core::retry::BudgetError>();
+    error::<lockkit_core::KeyBusy<u8>>();
+    error::<lockkit_core::KeyedSemaphoreError>();
+}
+
+/// With a key that is `Send` and nothing else.
+mod keyed {
+    use std::cell::Cell;
+    use std::marker::PhantomPinned;
+
+    use lockkit_core::{
+        AcquireKey, AcquireKeyOwned, KeyedGuard, KeyedGuards, KeyedMutex, KeyedPermit,
+        KeyedSemaphore, LockKey, LockKeyOwned, LockKeys, LockKeysOwned, OwnedKeyedGuard,
+        OwnedKeyedGuards, OwnedKeyedPermit, order,
+    };
+
+    use super::*;
+
+    type Key = (Cell<u8>, PhantomPinned);
+
+    #[test]
+    fn keyed_locks_cross_threads() {
+        task::<KeyedMutex<Key>>();
+        sync::<KeyedMutex<Key>>();
+        task::<KeyedSemaphore<Key>>();
+        sync::<KeyedSemaphore<Key>>();
+        send::<KeyedGuard<'_, Key>>();
+        send::<KeyedGuards<'_, Key>>();
+        send::<KeyedPermit<'_, Key>>();
+        task::<OwnedKeyedGuard<Key>>();
+        task::<OwnedKeyedGuards<Key>>();
+        task::<OwnedKeyedPermit<Key>>();
+        sync::<OwnedKeyedGuard<Key>>();
+        send::<LockKey<'_, Key>>();
+        send::<LockKeys<'_, Key>>();
+        send::<AcquireKey<'_, Key>>();
+        task::<LockKeyOwned<Key>>();
+        task::<LockKeysOwned<Key>>();
+        task::<AcquireKeyOwned<Key>>();
+        task::<order::Violation>();
+        sync::<order::Violation>();
+    }
+
+    #[test]
+    fn their_futures_can_be_polled_where_they_lie() {
+        unpin::<LockKey<'_, Key>>();
+        unpin::<LockKeyOwned<Key>>();
+        unpin::<LockKeys<'_, Key>>();
+        unpin::<LockKeysOwned<Key>>();
+        unpin::<AcquireKey<'_, Key>>();
+        unpin::<AcquireKeyOwned<Key>>();
+    }
 }
 
 #[cfg(feature = "tokio")]
@@ -61,4 +112,7 @@ fn waits_with_a_time_out_can_be_spawned() {
     let semaphore = std::sync::Arc::new(Semaphore::new(1).unwrap());
     spawnable(&semaphore.acquire_timeout_owned(1, Duration::ZERO));
     sendable(&semaphore.acquire_timeout(1, Duration::ZERO));
+    let mutex = std::sync::Arc::new(lockkit_core::KeyedMutex::new());
+    spawnable(&mutex.lock_timeout_owned(1, Duration::ZERO));
+    sendable(&mutex.lock_timeout(1, Duration::ZERO));
 }

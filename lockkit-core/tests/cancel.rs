@@ -1,5 +1,8 @@
 //! Futures dropped at every point where they can be: what they had is back, and the others get on.
 
+#[path = "cancel/keyed.rs"]
+mod keyed;
+
 use std::cell::Cell;
 use std::sync::Arc;
 

@@ -1,9 +1,13 @@
-//! Random histories against a naive model: a count and a queue for the semaphore, plain sums for retries.
+//! Random histories against a naive model: a count and a queue for the semaphore and for each key, plain sums
+//! for retries.
 
 use std::time::{Duration, Instant};
 
 use lockkit_core::retry::{Action, Backoff, Budget, Event, Policy, Reason, Retry};
 use proptest::prelude::*;
+
+#[path = "model/keyed.rs"]
+mod keyed;
 
 /// A history that fails becomes a test of its own, in words, rather than a seed in a file.
 fn config() -> ProptestConfig {

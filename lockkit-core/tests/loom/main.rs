@@ -3,6 +3,7 @@
 //! `RUSTFLAGS="--cfg lockkit_loom" cargo test --profile loom -p lockkit-core --test loom`
 #![cfg(lockkit_loom)]
 
+mod keyed;
 mod retry;
 mod runner;
 mod semaphore;
