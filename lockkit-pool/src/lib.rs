@@ -1,7 +1,7 @@
 //! Run many async tasks, at most so many at once, and know what became of each.
 //!
-//! A [`WorkerPool`] is a bound, not a set of threads: each task runs as a tokio task of its own, and gets its
-//! place *before* it is spawned. So a fast producer waits instead of filling the memory, a panic is one
+//! A [`WorkerPool`] is a bound, not a set of threads: its tasks run on tokio, and each gets its place
+//! *before* it is handed over. So a fast producer waits instead of filling the memory, a panic is one
 //! task's [`Outcome`] and nobody else's trouble, and [`drain`](WorkerPool::drain) ends the whole with a report.
 //!
 //! # Which call
@@ -58,6 +58,15 @@
 //! # }
 //! ```
 //!
+//! # How tasks run
+//! A spawned task stands in line until a *runner* takes it: a tokio task that polls one of the pool's tasks
+//! until it ends, then the next. A runner that takes a task while others are in line first sees to it that
+//! another is on its way, so tasks that wait have a runner each and do not hold others up, and tasks that
+//! end at once cost no tokio spawn each. An idle pool has no runners. It follows that
+//! - tokio's task ids, task-locals and console entries are a runner's, not a task's;
+//! - a task runs on the runtime where it was spawned, or its slot reserved. When that shuts down, what it
+//!   had is [`Outcome::Cancelled`], begun or not.
+//!
 //! # A task that uses its own pool
 //! A submit from inside one of the pool's own tasks works while there is room. If it had to wait, it is
 //! refused as [`SubmitError::WouldDeadlock`], since tasks that all wait for a place that only they can free wait
@@ -76,15 +85,25 @@
 //! # Features
 //! - `tracing` (off): events for panics and for what a drain had to abort.
 
+mod cell;
+mod clock;
+mod engine;
 mod error;
+mod handle;
+mod histogram;
 mod inside;
+mod lane;
 mod ledger;
+mod outcome;
 mod pool;
+mod runner;
 mod stats;
 mod stop;
 mod task;
 
 pub use error::{DrainError, PoolError, Rejected, SubmitError};
+pub use handle::TaskHandle;
+pub use histogram::Histogram;
+pub use outcome::{Outcome, PanicReport};
 pub use pool::{Slot, WorkerPool};
 pub use stats::{DrainReport, PoolStats};
-pub use task::{Outcome, PanicReport, TaskHandle};

@@ -3,18 +3,26 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockkit_core::{OwnedPermit, Semaphore, TryAcquireError};
-use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::runtime::{Handle, Id};
+use tokio::task::coop;
+use tokio::time::{timeout, timeout_at};
 
+use crate::clock::now;
+use crate::engine;
 use crate::error::{DrainError, PoolError, Rejected, SubmitError};
+use crate::handle::TaskHandle;
 use crate::inside;
-use crate::ledger::{Ledger, Place};
+use crate::outcome::Outcome;
+use crate::runner;
 use crate::stats::{DrainReport, PoolStats};
 use crate::stop::Stop;
-use crate::task::{Outcome, Task, TaskHandle};
+use crate::task::{BoxedJob, Executed, Spawned};
+
+pub(crate) type Engine = engine::Engine<BoxedJob, Id>;
+pub(crate) type Place = engine::Place<BoxedJob, Id>;
 
 /// How long a drain waits, past its deadline, for aborted tasks to be dropped. Only a task that blocks its
 /// thread takes longer than its next poll.
@@ -30,7 +38,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct WorkerPool {
     permits: Arc<Semaphore>,
-    ledger: Arc<Ledger>,
+    engine: Arc<Engine>,
 }
 
 /// A place in a pool, held for a task that is still to come.
@@ -77,7 +85,7 @@ impl WorkerPool {
         }
         Ok(Self {
             permits: Arc::new(Semaphore::new(workers).map_err(|_| too_many)?),
-            ledger: Arc::new(Ledger::new()),
+            engine: Arc::new(Engine::new()),
         })
     }
 
@@ -117,15 +125,16 @@ impl WorkerPool {
             let reason = SubmitError::Closed;
             return Err(Rejected { reason, future });
         }
-        Ok(Task::new(place, stop, future).await)
+        Ok(Executed::new(place, stop, future).await)
     }
 
-    /// Waits for a place, and only then spawns the future as a tokio task.
+    /// Waits for a place, and only then gives the future to the pool, to run on the current tokio runtime.
     ///
     /// So at most as many tasks exist as the pool has workers, and a producer that is faster than the pool
     /// is slowed down to its speed. Submits are served in the order of their first poll.
     ///
-    /// Costs a tokio spawn and one more allocation.
+    /// Costs two allocations. A tokio task is only spawned when none is on its way to the pool's work: see
+    /// [the crate's documentation](crate#how-tasks-run).
     ///
     /// # Errors
     /// [`SubmitError::Closed`], [`SubmitError::WouldDeadlock`] and [`SubmitError::NoRuntime`], with the future
@@ -162,8 +171,12 @@ impl WorkerPool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        match self.reserve().await {
-            Ok(slot) => slot.launch(future).map_err(closed),
+        let Ok(runtime) = Handle::try_current() else {
+            let reason = SubmitError::NoRuntime;
+            return Err(Rejected { reason, future });
+        };
+        match self.permit().await {
+            Ok((permit, asked)) => self.launch(permit, asked, &runtime, future),
             Err(reason) => Err(Rejected { reason, future }),
         }
     }
@@ -194,8 +207,12 @@ impl WorkerPool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        match self.try_reserve() {
-            Ok(slot) => slot.launch(future).map_err(closed),
+        let Ok(runtime) = Handle::try_current() else {
+            let reason = SubmitError::NoRuntime;
+            return Err(Rejected { reason, future });
+        };
+        match self.try_permit() {
+            Ok(permit) => self.launch(permit, None, &runtime, future),
             Err(reason) => Err(Rejected { reason, future }),
         }
     }
@@ -245,7 +262,7 @@ impl WorkerPool {
     /// that are held can still be used.
     pub fn close(&self) {
         // The books first: they decide, and a permit granted between the two lines is turned away by them.
-        self.ledger.close();
+        self.engine.close();
         self.permits.close();
     }
 
@@ -274,7 +291,7 @@ impl WorkerPool {
     ///
     /// # Examples
     /// ```
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # use lockkit_pool::{Outcome, WorkerPool};
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -290,22 +307,22 @@ impl WorkerPool {
     /// # }
     /// ```
     pub async fn drain(&self, deadline: Duration) -> Result<DrainReport, DrainError> {
-        if inside::is_inside(self.ledger.id()) {
+        if inside::is_inside(self.engine.id()) {
             return Err(DrainError::FromWithin);
         }
         if Handle::try_current().is_err() {
             return Err(DrainError::NoRuntime);
         }
-        let deadline = Instant::now()
+        let deadline = tokio::time::Instant::now()
             .checked_add(deadline)
             .ok_or(DrainError::DeadlineTooFar)?;
         self.close();
-        if timeout_at(deadline, self.ledger.idle()).await.is_err() {
-            self.ledger.abort();
+        if timeout_at(deadline, self.engine.idle()).await.is_err() {
+            self.engine.abort();
             // What has not ended by then is in the report.
-            let _ = timeout(STOP_GRACE, self.ledger.idle()).await;
+            let _ = timeout(STOP_GRACE, self.engine.idle()).await;
         }
-        let report = self.ledger.report();
+        let report = self.engine.report();
         #[cfg(feature = "tracing")]
         if report.is_clean() {
             tracing::debug!(?report, "a pool was drained");
@@ -324,75 +341,122 @@ impl WorkerPool {
         PoolStats {
             workers: self.permits.capacity(),
             queued: self.permits.waiting(),
-            ..self.ledger.stats()
+            ..self.engine.stats()
         }
     }
 
     /// Waits for a place, unless waiting for it could be for ever.
     async fn enter(&self) -> Result<Place, SubmitError> {
-        match self.try_enter() {
-            Err(SubmitError::Full) => {}
-            decided => return decided,
-        }
-        if inside::is_inside(self.ledger.id()) {
-            return Err(SubmitError::WouldDeadlock);
-        }
-        let since = Instant::now();
-        let permit = self.permits.acquire_owned().await;
-        let permit = permit.map_err(|_| SubmitError::Closed)?;
-        self.admit(permit, since.elapsed())
+        let (permit, asked) = self.permit().await?;
+        let waited = asked.map_or(Duration::ZERO, |asked| {
+            now().saturating_duration_since(asked)
+        });
+        self.admit(permit, waited)
     }
 
     fn try_enter(&self) -> Result<Place, SubmitError> {
-        match self.permits.try_acquire_owned() {
-            Ok(permit) => self.admit(permit, Duration::ZERO),
-            Err(TryAcquireError::NoPermits) => Err(SubmitError::Full),
-            // One permit is never too many, so this is the closing.
+        self.admit(self.try_permit()?, Duration::ZERO)
+    }
+
+    fn admit(&self, permit: OwnedPermit, waited: Duration) -> Result<Place, SubmitError> {
+        Place::admit(&self.engine, permit, waited).ok_or(SubmitError::Closed)
+    }
+
+    /// A permit, and since when it was waited for.
+    async fn permit(&self) -> Result<(OwnedPermit, Option<Instant>), SubmitError> {
+        match self.try_permit() {
+            Ok(permit) => {
+                // With the permit in hand, so that nobody overtakes: a submitter that never has to wait
+                // lets others have a turn.
+                coop::consume_budget().await;
+                return Ok((permit, None));
+            }
+            Err(SubmitError::Full) => {}
+            Err(reason) => return Err(reason),
+        }
+        if inside::is_inside(self.engine.id()) {
+            return Err(SubmitError::WouldDeadlock);
+        }
+        let asked = now();
+        match self.permits.acquire_owned().await {
+            Ok(permit) => Ok((permit, Some(asked))),
             Err(_) => Err(SubmitError::Closed),
         }
     }
 
-    fn admit(&self, permit: OwnedPermit, waited: Duration) -> Result<Place, SubmitError> {
-        Place::admit(&self.ledger, permit, waited).ok_or(SubmitError::Closed)
+    fn try_permit(&self) -> Result<OwnedPermit, SubmitError> {
+        self.permits
+            .try_acquire_owned()
+            .map_err(|refused| match refused {
+                TryAcquireError::NoPermits => SubmitError::Full,
+                // One permit is never too many, so this is the closing.
+                _ => SubmitError::Closed,
+            })
+    }
+
+    fn launch<F>(
+        &self,
+        permit: OwnedPermit,
+        asked: Option<Instant>,
+        runtime: &Handle,
+        future: F,
+    ) -> Result<TaskHandle<F::Output>, Rejected<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let (task, handle) = Spawned::new(future);
+        let mut task = Some(Box::new(task));
+        let lane = runtime.id();
+        let call = self
+            .engine
+            .submit(lane, permit, asked, hand_over(&mut task));
+        match (call, task) {
+            (Some(call), _) => {
+                runner::answer(call, &self.engine, runtime);
+                Ok(handle)
+            }
+            (None, Some(task)) => Err(Rejected {
+                reason: SubmitError::Closed,
+                future: task.into_future(),
+            }),
+            (None, None) => unreachable!("only what is admitted is handed over"),
+        }
     }
 }
 
 impl Slot {
-    /// Spawns the future as a tokio task, on the runtime where the slot was reserved.
+    /// Gives the future to the pool, on the runtime where the slot was reserved.
     ///
     /// A slot whose pool has passed the deadline of a drain meanwhile does not run it: the future is dropped,
     /// and the handle resolves to [`Outcome::Cancelled`].
     ///
-    /// Costs a tokio spawn and one more allocation.
+    /// Costs as much as [`WorkerPool::spawn`].
     pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        match self.launch(future) {
-            Ok(handle) => handle,
-            Err((slot, future)) => TaskHandle::refused(slot.place, future),
+        let (task, handle) = Spawned::new(future);
+        let mut task = Some(Box::new(task));
+        let engine = Arc::clone(self.place.engine());
+        match self.place.enqueue(self.runtime.id(), hand_over(&mut task)) {
+            Ok(call) => {
+                runner::answer(call, &engine, &self.runtime);
+                handle
+            }
+            Err(place) => TaskHandle::refused(place, task.map(|task| task.into_future())),
         }
-    }
-
-    /// Gives both back if the deadline of a drain was first.
-    fn launch<F>(mut self, future: F) -> Result<TaskHandle<F::Output>, (Self, F)>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        let stop = Arc::new(Stop::new());
-        if !self.place.start(&stop) {
-            return Err((self, future));
-        }
-        let task = Task::new(self.place, Arc::clone(&stop), future);
-        Ok(TaskHandle::spawned(stop, self.runtime.spawn(task)))
     }
 }
 
-fn closed<F>((_slot, future): (Slot, F)) -> Rejected<F> {
-    let reason = SubmitError::Closed;
-    Rejected { reason, future }
+/// Turns a task into what stands in line, once it is admitted.
+fn hand_over<F>(task: &mut Option<Box<Spawned<F>>>) -> impl FnOnce() -> BoxedJob
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    || Box::into_pin(task.take().expect("handed over once"))
 }
 
 impl fmt::Debug for WorkerPool {

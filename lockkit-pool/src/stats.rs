@@ -1,6 +1,6 @@
 //! What a pool tells about itself.
 
-use std::time::Duration;
+use crate::histogram::Histogram;
 
 /// A consistent picture of a pool, from [`WorkerPool::stats`](crate::WorkerPool::stats).
 ///
@@ -25,10 +25,11 @@ pub struct PoolStats {
     pub panicked: u64,
     /// Tasks that were aborted, or dropped by their caller or their runtime.
     pub cancelled: u64,
-    /// The time that ended tasks ran, start to end, added up.
-    pub run_time: Duration,
-    /// The time that admitted submits had waited for their place, added up.
-    pub wait_time: Duration,
+    /// How long the tasks that have ended ran, from their first poll to their end.
+    pub run: Histogram,
+    /// How long they had waited for their place, from the submit until they were begun; zero for those that
+    /// found a place at once. An unused [`Slot`](crate::Slot) counts with its wait, too.
+    pub wait: Histogram,
     /// Whether the pool was closed.
     pub closed: bool,
 }

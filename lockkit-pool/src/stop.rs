@@ -1,67 +1,73 @@
-//! The request to stop one task: asked for by its handle or by a drain, seen at the task's next poll.
+//! The request to stop what one driver polls: fired by a drain, seen at the driver's next poll.
+//!
+//! A driver is whatever polls the pool's tasks: a runner, which polls one after another, or the caller of
+//! an `execute`, who polls one.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use lockkit_core::sync::Mutex;
+use lockkit_core::sync::atomic::{AtomicBool, Ordering};
 
-/// One task's stop request, shared by the task, its handle and the ledger.
+/// One driver's stop request, shared with the books.
 pub(crate) struct Stop {
-    state: Mutex<State>,
-}
-
-struct State {
-    fired: bool,
-    /// Only the task itself puts one here, so between two of its polls nobody else replaces it.
-    waker: Option<Waker>,
+    fired: AtomicBool,
+    /// Only the driver itself puts one here, so between two of its polls nobody else replaces it.
+    waker: Mutex<Option<Waker>>,
 }
 
 impl Stop {
     pub(crate) fn new() -> Self {
-        let state = State {
-            fired: false,
-            waker: None,
-        };
         Self {
-            state: Mutex::new(state),
+            fired: AtomicBool::new(false),
+            waker: Mutex::new(None),
         }
     }
 
-    /// Asks the task to stop and wakes it. More than once is the same as once.
+    /// Asks the driver to stop and wakes it. More than once is the same as once.
     pub(crate) fn fire(&self) {
         let waker = {
-            let mut state = self.state.lock();
-            state.fired = true;
-            state.waker.take()
+            let mut waker = self.waker.lock();
+            // Ordering: Release, partner: the Acquire in `is_fired`. Under the lock, so that a registration
+            // either sees it or is seen by it.
+            self.fired.store(true, Ordering::Release);
+            waker.take()
         };
-        // Outside the lock: a waker may run anything, the task's next poll included.
+        // Outside the lock: a waker may run anything, the driver's next poll included.
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Ready once fired; else the task is woken when it is.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn is_fired(&self) -> bool {
+        // Ordering: Acquire, partner: the Release in `fire`.
+        self.fired.load(Ordering::Acquire)
+    }
+
+    /// Has the driver woken when it is asked to stop. `true`: it was already, so nobody will wake it.
+    #[must_use]
+    pub(crate) fn register(&self, cx: &Context<'_>) -> bool {
         {
-            let state = self.state.lock();
-            if state.fired {
-                return Poll::Ready(());
+            let waker = self.waker.lock();
+            if self.is_fired() {
+                return true;
             }
-            if let Some(waker) = &state.waker
+            if let Some(waker) = &*waker
                 && waker.will_wake(cx.waker())
             {
-                return Poll::Pending;
+                return false;
             }
         }
         // Cloning and dropping a waker are its executor's code, so both stay outside the lock; hence
         // the second look at `fired`.
-        let mut waker = Some(cx.waker().clone());
-        {
-            let mut state = self.state.lock();
-            if state.fired {
-                return Poll::Ready(());
-            }
-            std::mem::swap(&mut state.waker, &mut waker);
+        let mut new = Some(cx.waker().clone());
+        let mut waker = self.waker.lock();
+        if self.is_fired() {
+            drop(waker);
+            return true;
         }
-        Poll::Pending
+        std::mem::swap(&mut *waker, &mut new);
+        drop(waker);
+        drop(new);
+        false
     }
 }

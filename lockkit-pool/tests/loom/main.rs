@@ -4,7 +4,16 @@
 //! The sources are taken in by path, for they are private to the crate: what is checked here is what ships.
 #![cfg(lockkit_loom)]
 
+#[path = "../../src/cell.rs"]
+mod cell;
 #[expect(dead_code, reason = "the tokio shell uses the rest")]
+#[path = "../../src/engine.rs"]
+mod engine;
+#[expect(dead_code, unreachable_pub, reason = "public in the crate itself")]
+#[path = "../../src/histogram.rs"]
+mod histogram;
+#[path = "../../src/lane.rs"]
+mod lane;
 #[path = "../../src/ledger.rs"]
 mod ledger;
 #[expect(dead_code, unreachable_pub, reason = "public in the crate itself")]
@@ -13,10 +22,13 @@ mod stats;
 #[path = "../../src/stop.rs"]
 mod stop;
 
+mod handover;
+mod runners;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lockkit_core::Semaphore;
@@ -24,30 +36,71 @@ use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::thread;
 use lockkit_test::wake::on_wake;
 
-use crate::ledger::{Ending, Ledger, Place};
+use crate::engine::Work;
+use crate::lane::Call;
+use crate::ledger::Ending;
 use crate::stop::Stop;
 
+type Engine = engine::Engine<Job, u8>;
+type Place = engine::Place<Job, u8>;
+type Seat = engine::Seat<Job, u8>;
+
 const NO_TIME: Duration = Duration::ZERO;
+/// The one lane of most models.
+const HERE: u8 = 1;
+
+/// A task, which notes what the engine does with it.
+struct Job {
+    /// What it does in its one poll.
+    act: Box<dyn FnMut(&Stop) -> Ending + Send>,
+    published: Arc<AtomicBool>,
+}
+
+impl Work for Job {
+    fn cancel(&mut self) -> Ending {
+        Ending::Cancelled
+    }
+
+    fn publish(self) {
+        assert!(!self.published.swap(true, Ordering::SeqCst), "ended twice");
+    }
+}
 
 /// The two halves of a pool of one worker.
 #[derive(Clone)]
 struct Scene {
     permits: Arc<Semaphore>,
-    ledger: Arc<Ledger>,
+    engine: Arc<Engine>,
+}
+
+/// Resolves when the stop is fired.
+async fn stopped(stop: &Stop) {
+    poll_fn(|cx| {
+        if stop.register(cx) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 impl Scene {
     fn new() -> Self {
+        Self::of(1)
+    }
+
+    fn of(workers: usize) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(1).unwrap()),
-            ledger: Arc::new(Ledger::new()),
+            permits: Arc::new(Semaphore::new(workers).unwrap()),
+            engine: Arc::new(Engine::new()),
         }
     }
 
     /// A place that is free, to be called before there are threads.
     fn slot(&self) -> Place {
         let permit = self.permits.try_acquire_owned().unwrap();
-        Place::admit(&self.ledger, permit, NO_TIME).unwrap()
+        Place::admit(&self.engine, permit, NO_TIME).unwrap()
     }
 
     fn task(&self) -> Place {
@@ -57,30 +110,30 @@ impl Scene {
     }
 
     fn close(&self) {
-        self.ledger.close();
+        self.engine.close();
         self.permits.close();
     }
 
     /// Waits for a place, as a submit does.
     fn submit(&self) -> Option<Place> {
         let permit = block_on(self.permits.acquire_owned()).ok()?;
-        Place::admit(&self.ledger, permit, NO_TIME)
+        Place::admit(&self.engine, permit, NO_TIME)
     }
 
     /// Never more places than permits, at any time.
     fn assert_within_bounds(&self) {
-        let stats = self.ledger.stats();
+        let stats = self.engine.stats();
         assert!(stats.running + stats.reserved <= 1, "{stats:?}");
     }
 
     /// At the end: nobody holds anything, and so many tasks have ended each way.
     fn assert_ended(&self, done: u64, panicked: u64, cancelled: u64) {
-        let stats = self.ledger.stats();
+        let stats = self.engine.stats();
         assert_eq!((stats.running, stats.reserved), (0, 0));
         let ended = (stats.done, stats.panicked, stats.cancelled);
         assert_eq!(ended, (done, panicked, cancelled));
         assert_eq!(stats.accepted, done + panicked + cancelled);
-        assert_eq!((self.permits.available(), self.permits.held()), (1, 0));
+        assert_eq!(self.permits.held(), 0);
     }
 }
 
@@ -108,9 +161,9 @@ fn what_is_accepted_ends_before_the_drain_does() {
             }
         });
         scene.close();
-        block_on(scene.ledger.idle());
+        block_on(scene.engine.idle());
         drained.store(true, Ordering::SeqCst);
-        let report = scene.ledger.report();
+        let report = scene.engine.report();
         assert_eq!(report.stuck, 0);
         let accepted = submitter.join().unwrap();
         scene.assert_ended(u64::from(accepted), 0, 0);
@@ -130,15 +183,15 @@ fn a_task_that_starts_at_the_deadline_is_stopped_or_never_runs() {
             let started = place.start(&stop);
             if started {
                 // Runs for ever, unless told to stop.
-                block_on(poll_fn(|cx| stop.poll(cx)));
+                block_on(stopped(&stop));
             }
             place.end(Ending::Cancelled, NO_TIME);
             started
         });
         scene.close();
-        scene.ledger.abort();
-        block_on(scene.ledger.idle());
-        let report = scene.ledger.report();
+        scene.engine.abort();
+        block_on(scene.engine.idle());
+        let report = scene.engine.report();
         assert_eq!((report.finished, report.cancelled, report.stuck), (0, 0, 0));
         let started = task.join().unwrap();
         assert!(report.aborted == 1 || !started, "{report:?}");
@@ -153,7 +206,7 @@ fn an_abort_reaches_the_task() {
         let stop = Arc::new(Stop::new());
         let task = thread::spawn({
             let stop = stop.clone();
-            move || block_on(poll_fn(|cx| stop.poll(cx)))
+            move || block_on(stopped(&stop))
         });
         stop.fire();
         task.join().unwrap();
@@ -171,10 +224,10 @@ fn a_waker_may_fire_the_stop_again() {
             let stop = stop.clone();
             move || stop.fire()
         });
-        let mut cx = Context::from_waker(&waker);
-        let _ = stop.poll(&mut cx);
+        let cx = Context::from_waker(&waker);
+        let _ = stop.register(&cx);
         other.join().unwrap();
-        assert!(stop.poll(&mut cx).is_ready());
+        assert!(stop.register(&cx));
     });
 }
 
@@ -217,10 +270,10 @@ fn every_drain_hears_of_the_end() {
         scene.close();
         let other = thread::spawn({
             let scene = scene.clone();
-            move || block_on(scene.ledger.idle())
+            move || block_on(scene.engine.idle())
         });
         let end = thread::spawn(move || task.end(Ending::Done, NO_TIME));
-        block_on(scene.ledger.idle());
+        block_on(scene.engine.idle());
         other.join().unwrap();
         end.join().unwrap();
         scene.assert_ended(1, 0, 0);
@@ -236,9 +289,9 @@ fn the_deadline_of_one_drain_ends_the_other_in_spite_of_a_slot() {
         scene.close();
         let patient = thread::spawn({
             let scene = scene.clone();
-            move || block_on(scene.ledger.idle())
+            move || block_on(scene.engine.idle())
         });
-        scene.ledger.abort();
+        scene.engine.abort();
         patient.join().unwrap();
         drop(slot);
         scene.assert_ended(0, 0, 0);
@@ -263,7 +316,7 @@ fn the_closing_leaves_no_submit_waiting() {
         });
         let end = thread::spawn(move || task.end(Ending::Done, NO_TIME));
         scene.close();
-        block_on(scene.ledger.idle());
+        block_on(scene.engine.idle());
         drained.store(true, Ordering::SeqCst);
         submitter.join().unwrap();
         end.join().unwrap();

@@ -1,0 +1,456 @@
+//! The pool's state behind its one lock: the books of `ledger` and the lines of `lane`, and who may change
+//! them how.
+//!
+//! No runtime, no clock and no I/O in here, so that a model checker can run this very code. Everybody who is
+//! counted somewhere owns something whose drop undoes it:
+//!
+//! | owner     | goes                                  | holds |
+//! |-----------|---------------------------------------|-------|
+//! | [`Place`] | slot → task of a caller → gone, or slot → line, or slot → gone | a permit |
+//! | [`Seat`]  | searching ⇄ working → gone            | while it works: a task, and its permit |
+//!
+//! A task that is in line belongs to its lane, and so to the runners that are on their way to it.
+//!
+//! Each step is one hold of the lock: a submit (admitted, started, in line), and the end of a task with the
+//! start of the next one. What ends does so in this order: what the task held is dropped, the books
+//! change, the permit goes back, the outcome is published. So the books never show more than the
+//! semaphore allows, and a handle that resolves finds its place free and its task counted.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use lockkit_core::OwnedPermit;
+use lockkit_core::sync::Mutex;
+
+use crate::lane::{Call, Lanes, Queued};
+use crate::ledger::{Ending, Ledger, Phase};
+use crate::stats::{DrainReport, PoolStats};
+use crate::stop::Stop;
+
+/// What the engine asks of a task. None of it may panic.
+pub(crate) trait Work {
+    /// Drops what is left of the task; tells how it has ended by that.
+    fn cancel(&mut self) -> Ending;
+
+    /// Hands the outcome to whoever waits for it.
+    fn publish(self);
+}
+
+/// The state of one pool. `J` is a task to run, `L` the name of a lane.
+pub(crate) struct Engine<J, L> {
+    state: Mutex<State<J, L>>,
+}
+
+struct State<J, L> {
+    ledger: Ledger,
+    lanes: Lanes<J, L>,
+}
+
+/// One place in the pool, with its permit. Dropped, it gives both back.
+pub(crate) struct Place<J, L> {
+    engine: Arc<Engine<J, L>>,
+    held: Held,
+    /// Only `None` once it is gone. Dropped after `drop` has run: the books come first.
+    permit: Option<OwnedPermit>,
+}
+
+#[derive(Clone, Copy)]
+enum Held {
+    Slot,
+    /// A task in its caller, with its line among the drivers.
+    Task(usize),
+    Gone,
+}
+
+/// A runner's seat at its lane. Dropped, it takes the lane's tasks with it: only a runtime that shuts down
+/// drops runners.
+pub(crate) struct Seat<J: Work, L: Copy + PartialEq> {
+    engine: Arc<Engine<J, L>>,
+    lane: usize,
+    stop: Arc<Stop>,
+    /// Its line among the drivers, once it has had a task.
+    driver: Option<usize>,
+    doing: Doing<J>,
+}
+
+enum Doing<J> {
+    Searching {
+        /// Whether the next empty look is the last one.
+        last: bool,
+    },
+    Working(Working<J>),
+    Gone,
+}
+
+/// What a runner has found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A task, to be begun once these runners are spawned.
+    Task(Call),
+    /// Nothing yet: it is to look again when others have had a turn.
+    Nothing,
+    /// Nothing again: it has left its seat, and ends.
+    Leave,
+}
+
+struct Working<J> {
+    job: J,
+    permit: OwnedPermit,
+    began: Instant,
+}
+
+/// Resolves when the pool is idle, as its phase defines it.
+pub(crate) struct Idle<'a, J, L> {
+    engine: &'a Engine<J, L>,
+    /// Its line in the ledger.
+    ticket: Option<u64>,
+}
+
+impl<J, L> Engine<J, L> {
+    /// What tells this pool from any other, as long as somebody holds it.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Ends the admissions. Tasks go on, those in line too, and held slots can be used.
+    pub(crate) fn close(&self) {
+        self.state.lock().ledger.close();
+    }
+
+    /// Tells every task to stop, and lets no slot start any more. Closes first, if nobody has.
+    pub(crate) fn abort(&self) {
+        let (stops, drains) = self.state.lock().ledger.abort();
+        for stop in stops {
+            stop.fire();
+        }
+        drains.wake();
+    }
+
+    /// Resolves when the pool is idle; never while it is open.
+    pub(crate) fn idle(&self) -> Idle<'_, J, L> {
+        Idle {
+            engine: self,
+            ticket: None,
+        }
+    }
+
+    /// What became of the tasks since the closing.
+    pub(crate) fn report(&self) -> DrainReport {
+        self.state.lock().ledger.report()
+    }
+
+    /// Everything but what the semaphore knows.
+    pub(crate) fn stats(&self) -> PoolStats {
+        self.state.lock().ledger.stats()
+    }
+}
+
+impl<J, L: Copy + PartialEq> Engine<J, L> {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                ledger: Ledger::new(),
+                lanes: Lanes::new(),
+            }),
+        }
+    }
+
+    /// Admits a task and puts it in line; `None`, and the permit is given back, once closed.
+    ///
+    /// The permit alone does not admit: it may have been granted just before the closing. `job` runs under
+    /// the lock, and only hands the task over.
+    pub(crate) fn submit(
+        &self,
+        lane: L,
+        permit: OwnedPermit,
+        asked: Option<Instant>,
+        job: impl FnOnce() -> J,
+    ) -> Option<Call> {
+        let mut state = self.state.lock();
+        if state.ledger.phase() != Phase::Open {
+            // Before the permit goes, as it is declared after it.
+            drop(state);
+            return None;
+        }
+        state.ledger.enter_task();
+        let job = job();
+        Some(state.lanes.push(lane, Queued { job, permit, asked }))
+    }
+}
+
+impl<J, L: Copy + PartialEq> Place<J, L> {
+    /// Admits the holder of a permit, as a slot; `None`, and the permit is given back, once closed.
+    pub(crate) fn admit(
+        engine: &Arc<Engine<J, L>>,
+        permit: OwnedPermit,
+        waited: Duration,
+    ) -> Option<Self> {
+        {
+            let mut state = engine.state.lock();
+            if state.ledger.phase() != Phase::Open {
+                return None;
+            }
+            state.ledger.enter_slot();
+            state.ledger.waited(waited);
+        }
+        Some(Self {
+            engine: Arc::clone(engine),
+            held: Held::Slot,
+            permit: Some(permit),
+        })
+    }
+
+    /// Turns the slot into a task that its caller polls, and `stop` stops. `false`: a drain's deadline was
+    /// first, the task must not run, and the place is a slot still.
+    #[must_use]
+    pub(crate) fn start(&mut self, stop: &Arc<Stop>) -> bool {
+        let mut state = self.engine.state.lock();
+        if state.ledger.phase() == Phase::Aborted {
+            return false;
+        }
+        state.ledger.turn_slot_into_task();
+        let line = state.ledger.add_driver(stop);
+        drop(state);
+        self.held = Held::Task(line);
+        true
+    }
+
+    /// Puts a task in line, on the slot. Gives the place back if a drain's deadline was first.
+    pub(crate) fn enqueue(mut self, lane: L, job: impl FnOnce() -> J) -> Result<Call, Self> {
+        let mut state = self.engine.state.lock();
+        if state.ledger.phase() == Phase::Aborted {
+            drop(state);
+            return Err(self);
+        }
+        let permit = self.permit.take().expect("a slot has its permit");
+        state.ledger.turn_slot_into_task();
+        let job = job();
+        let asked = None;
+        let call = state.lanes.push(lane, Queued { job, permit, asked });
+        drop(state);
+        self.held = Held::Gone;
+        Ok(call)
+    }
+
+    /// The task has ended and everything of the user's is dropped. A slot whose task was not allowed
+    /// to start ends likewise.
+    pub(crate) fn end(mut self, ending: Ending, ran: Duration) {
+        self.leave(Some(ending), ran);
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine<J, L>> {
+        &self.engine
+    }
+}
+
+impl<J, L> Place<J, L> {
+    /// Takes the holder out of the books, and counts how its task ended, if it had one.
+    fn leave(&mut self, ending: Option<Ending>, ran: Duration) {
+        let held = std::mem::replace(&mut self.held, Held::Gone);
+        let (stop, drains) = {
+            let mut state = self.engine.state.lock();
+            let ledger = &mut state.ledger;
+            match (held, ending) {
+                (Held::Gone, _) => return,
+                (Held::Slot, None) => (None, ledger.leave_slot()),
+                (Held::Slot, Some(ending)) => {
+                    ledger.turn_slot_into_task();
+                    (None, ledger.leave_task(ending, ran))
+                }
+                (Held::Task(line), ending) => {
+                    let stop = ledger.remove_driver(line);
+                    let ending = ending.unwrap_or(Ending::Cancelled);
+                    (stop, ledger.leave_task(ending, ran))
+                }
+            }
+        };
+        // It may hold the last reference to a waker, and dropping one is its executor's code.
+        drop(stop);
+        self.permit = None;
+        drains.wake();
+    }
+}
+
+impl<J, L> Drop for Place<J, L> {
+    fn drop(&mut self) {
+        self.leave(None, Duration::ZERO);
+    }
+}
+
+impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
+    /// Takes the seat of a runner that was called for.
+    pub(crate) fn new(engine: Arc<Engine<J, L>>, lane: usize) -> Self {
+        Self {
+            engine,
+            lane,
+            stop: Arc::new(Stop::new()),
+            driver: None,
+            doing: Doing::Searching { last: false },
+        }
+    }
+
+    /// The task that it works on, and the request to stop whatever that is.
+    pub(crate) fn working(&mut self) -> Option<(&mut J, &Stop)> {
+        match &mut self.doing {
+            Doing::Working(work) => Some((&mut work.job, &self.stop)),
+            Doing::Searching { .. } | Doing::Gone => None,
+        }
+    }
+
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine<J, L>> {
+        &self.engine
+    }
+
+    /// Looks for the first task in line.
+    pub(crate) fn look(&mut self, now: Instant) -> Found {
+        let Doing::Searching { last } = self.doing else {
+            unreachable!("only who searches looks");
+        };
+        let mut state = self.engine.state.lock();
+        let driver = (&mut self.driver, &self.stop);
+        if let Some(taken) = Self::take(&mut state, self.lane, driver, &mut self.doing, now) {
+            drop(state);
+            return taken.answer(&self.stop);
+        }
+        if !last {
+            self.doing = Doing::Searching { last: true };
+            return Found::Nothing;
+        }
+        self.doing = Doing::Gone;
+        state.lanes.leave(self.lane, true);
+        let driver = self.driver.take();
+        let stop = driver.and_then(|driver| state.ledger.remove_driver(driver));
+        drop(state);
+        drop(stop);
+        Found::Leave
+    }
+
+    /// Its task has ended, and everything of the user's but the outcome is dropped. It looks for the next one,
+    /// unless it is to let others have a turn first.
+    pub(crate) fn end(&mut self, ending: Ending, now: Instant, go_on: bool) -> Found {
+        let searching = Doing::Searching { last: true };
+        let Doing::Working(work) = std::mem::replace(&mut self.doing, searching) else {
+            unreachable!("only what was begun ends");
+        };
+        let ran = now.saturating_duration_since(work.began);
+        let mut state = self.engine.state.lock();
+        let drains = state.ledger.leave_task(ending, ran);
+        state.lanes.search(self.lane);
+        let taken = if go_on {
+            let driver = (&mut self.driver, &self.stop);
+            Self::take(&mut state, self.lane, driver, &mut self.doing, now)
+        } else {
+            None
+        };
+        drop(state);
+        drop(work.permit);
+        work.job.publish();
+        drains.wake();
+        taken.map_or(Found::Nothing, |taken| taken.answer(&self.stop))
+    }
+
+    fn take(
+        state: &mut State<J, L>,
+        lane: usize,
+        (driver, stop): (&mut Option<usize>, &Arc<Stop>),
+        doing: &mut Doing<J>,
+        now: Instant,
+    ) -> Option<Taken> {
+        let (queued, call) = state.lanes.take(lane)?;
+        let asked = queued.asked.unwrap_or(now);
+        state.ledger.waited(now.saturating_duration_since(asked));
+        let mut too_late = false;
+        if driver.is_none() {
+            *driver = Some(state.ledger.add_driver(stop));
+            // From now on a drain's deadline finds it.
+            too_late = state.ledger.phase() == Phase::Aborted;
+        }
+        *doing = Doing::Working(Working {
+            job: queued.job,
+            permit: queued.permit,
+            began: now,
+        });
+        Some(Taken { call, too_late })
+    }
+}
+
+struct Taken {
+    call: Call,
+    /// The deadline was over before it could be told to this runner.
+    too_late: bool,
+}
+
+impl Taken {
+    /// Only ever called unlocked.
+    fn answer(self, stop: &Stop) -> Found {
+        if self.too_late {
+            stop.fire();
+        }
+        Found::Task(self.call)
+    }
+}
+
+impl<J: Work, L: Copy + PartialEq> Drop for Seat<J, L> {
+    fn drop(&mut self) {
+        let doing = std::mem::replace(&mut self.doing, Doing::Gone);
+        let (searching, work) = match doing {
+            Doing::Gone => return,
+            Doing::Searching { .. } => (true, None),
+            Doing::Working(work) => (false, Some(work)),
+        };
+        let (line, stop) = {
+            let mut state = self.engine.state.lock();
+            state.lanes.leave(self.lane, searching);
+            let driver = self.driver.take();
+            let stop = driver.and_then(|driver| state.ledger.remove_driver(driver));
+            (state.lanes.clear(self.lane), stop)
+        };
+        drop(stop);
+        let work = work.map(|work| (work.job, work.permit));
+        let line = line.into_iter().map(|queued| (queued.job, queued.permit));
+        for (mut job, permit) in work.into_iter().chain(line) {
+            let ending = job.cancel();
+            let drains = {
+                let mut state = self.engine.state.lock();
+                state.ledger.leave_task(ending, Duration::ZERO)
+            };
+            drop(permit);
+            job.publish();
+            drains.wake();
+        }
+    }
+}
+
+impl<J, L> Future for Idle<'_, J, L> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Cloned before the lock and dropped after it: both are its executor's code.
+        let waker = cx.waker().clone();
+        let mut state = self.engine.state.lock();
+        if state.ledger.is_idle() {
+            drop(state);
+            return Poll::Ready(());
+        }
+        let old = state.ledger.join(&mut self.ticket, waker);
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+}
+
+impl<J, L> Drop for Idle<'_, J, L> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            let waker = self.engine.state.lock().ledger.quit(ticket);
+            drop(waker);
+        }
+    }
+}

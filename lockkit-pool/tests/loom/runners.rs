@@ -1,0 +1,213 @@
+//! Runners and the line: no task is left behind, none holds up another, each ends once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use lockkit_core::model::{block_on, check};
+use lockkit_core::sync::thread;
+
+use crate::engine::Found;
+use crate::ledger::Ending;
+use crate::stop::Stop;
+use crate::{Call, HERE, Job, Scene, Seat, stopped};
+
+/// Whether a task has ended.
+type Note = Arc<AtomicBool>;
+
+fn has(note: &Note) -> bool {
+    note.load(Ordering::SeqCst)
+}
+
+impl Scene {
+    /// Puts a task in line, on a permit that is free. `None` once the pool is closed.
+    fn enqueue(&self, act: impl FnMut(&Stop) -> Ending + Send + 'static) -> Option<(Call, Note)> {
+        let permit = self.permits.try_acquire_owned().ok()?;
+        let published = Note::default();
+        let job = Job {
+            act: Box::new(act),
+            published: published.clone(),
+        };
+        let call = self.engine.submit(HERE, permit, None, || job)?;
+        Some((call, published))
+    }
+
+    fn seats(&self, call: Call) -> Vec<Seat> {
+        (0..call.runners)
+            .map(|_| Seat::new(self.engine.clone(), call.lane))
+            .collect()
+    }
+
+    /// The runners of a call, one after another in this thread: for tasks that do not wait for each other.
+    fn run(&self, call: Call) {
+        for seat in self.seats(call) {
+            self.run_one(seat);
+        }
+    }
+
+    fn run_one(&self, seat: Seat) {
+        let mut called = Vec::new();
+        self.drive(seat, |call| called.push(call));
+        for call in called {
+            self.run(call);
+        }
+    }
+
+    /// As a runtime does: each runner that is called for is a thread.
+    fn run_and_spawn(&self, seat: Seat) {
+        let mut runners = Vec::new();
+        self.drive(seat, |call| {
+            for seat in self.seats(call) {
+                let scene = self.clone();
+                runners.push(thread::spawn(move || scene.run_and_spawn(seat)));
+            }
+        });
+        for runner in runners {
+            runner.join().unwrap();
+        }
+    }
+
+    fn drive(&self, mut seat: Seat, mut answer: impl FnMut(Call)) {
+        let now = Instant::now();
+        loop {
+            let found = match seat.working() {
+                Some((job, stop)) => {
+                    let ending = (job.act)(stop);
+                    seat.end(ending, now, true)
+                }
+                None => seat.look(now),
+            };
+            match found {
+                Found::Task(call) => answer(call),
+                Found::Nothing => {}
+                Found::Leave => return,
+            }
+        }
+    }
+}
+
+fn done(_: &Stop) -> Ending {
+    Ending::Done
+}
+
+/// Mutant: E15 (a submit counts on a runner that has had its last look).
+#[test]
+fn no_task_is_left_behind_by_a_runner_that_leaves() {
+    check("submit against last look", 2, || {
+        let scene = Scene::of(2);
+        let (call, first) = scene.enqueue(done).unwrap();
+        let runner = thread::spawn({
+            let scene = scene.clone();
+            move || scene.run(call)
+        });
+        let (call, second) = scene.enqueue(done).unwrap();
+        scene.run(call);
+        runner.join().unwrap();
+        assert!(has(&first) && has(&second));
+        scene.assert_ended(2, 0, 0);
+    });
+}
+
+/// Mutant: E90 (a runner begins its task without calling another for those in line).
+#[test]
+fn a_task_that_waits_does_not_hold_up_the_next() {
+    check("chain of runners", 4, || {
+        let scene = Scene::of(3);
+        let signals = [Arc::new(Stop::new()), Arc::new(Stop::new())];
+        // In line before anybody looks: two that wait for the third.
+        let mut seats = Vec::new();
+        for signal in signals.clone() {
+            let waits = move |_: &Stop| {
+                block_on(stopped(&signal));
+                Ending::Done
+            };
+            let (call, _) = scene.enqueue(waits).unwrap();
+            seats.extend(scene.seats(call));
+        }
+        let fires = move |_: &Stop| {
+            signals.iter().for_each(|signal| signal.fire());
+            Ending::Done
+        };
+        let (call, _) = scene.enqueue(fires).unwrap();
+        seats.extend(scene.seats(call));
+        let runners: Vec<_> = seats
+            .into_iter()
+            .map(|seat| {
+                let scene = scene.clone();
+                thread::spawn(move || scene.run_and_spawn(seat))
+            })
+            .collect();
+        for runner in runners {
+            runner.join().unwrap();
+        }
+        scene.assert_ended(3, 0, 0);
+    });
+}
+
+/// Mutant: E91 (the tasks in line stay there when their runtime is gone), E92 (a runner that is dropped
+/// forgets the task that it has).
+#[test]
+fn what_a_runtime_drops_is_cancelled_and_counted() {
+    check("submit against shutdown", 2, || {
+        let scene = Scene::of(2);
+        let (call, first) = scene.enqueue(done).unwrap();
+        let mut seats = scene.seats(call);
+        let runtime = thread::spawn(move || {
+            // It has begun its task when the runtime shuts down.
+            seats[0].look(Instant::now());
+        });
+        let (call, second) = scene.enqueue(done).unwrap();
+        // There is no runtime to spawn them on.
+        drop(scene.seats(call));
+        runtime.join().unwrap();
+        assert!(has(&first) && has(&second));
+        scene.assert_ended(0, 0, 2);
+    });
+}
+
+/// Mutant: E93 (a runner's first task is not found by the deadline).
+#[test]
+fn a_task_that_a_runner_takes_at_the_deadline_is_stopped() {
+    check("take against deadline", 2, || {
+        let scene = Scene::of(1);
+        let endless = |stop: &Stop| {
+            block_on(stopped(stop));
+            Ending::Cancelled
+        };
+        let (call, ended) = scene.enqueue(endless).unwrap();
+        let runner = thread::spawn({
+            let scene = scene.clone();
+            move || scene.run(call)
+        });
+        scene.close();
+        scene.engine.abort();
+        block_on(scene.engine.idle());
+        assert_eq!(scene.engine.report().aborted, 1);
+        runner.join().unwrap();
+        assert!(has(&ended));
+        scene.assert_ended(0, 0, 1);
+    });
+}
+
+/// Mutant: E14a (a drain does not wait for the tasks that run or stand in line).
+#[test]
+fn a_drain_waits_for_the_line() {
+    check("drain against runner", 2, || {
+        let scene = Scene::of(2);
+        let (call, _) = scene.enqueue(done).unwrap();
+        let runner = thread::spawn({
+            let scene = scene.clone();
+            move || scene.run(call)
+        });
+        let second = scene.enqueue(done);
+        let accepted = 1 + u64::from(second.is_some());
+        scene.close();
+        if let Some((call, _)) = second {
+            scene.run(call);
+        }
+        block_on(scene.engine.idle());
+        assert_eq!(scene.engine.stats().done, accepted);
+        runner.join().unwrap();
+        scene.assert_ended(accepted, 0, 0);
+    });
+}
