@@ -78,7 +78,7 @@ fn one_permit_is_a_mutex() {
 
 /// The permits of two releases in one grant: what the first releaser did is seen too, although the second
 /// may hand its permit out before it gets to the lock.
-// Mutants: E40, E41
+// Mutants: E40, E41, E55
 #[test]
 fn a_grant_of_two_releases_sees_both() {
     check("semaphore: one grant of two releases", 3, || {
@@ -103,7 +103,7 @@ fn a_grant_of_two_releases_sees_both() {
     });
 }
 
-// Mutants: E1, E2
+// Mutants: E1, E2, E56
 #[test]
 fn cancelled_grant_goes_back() {
     check("semaphore: grant vs cancel", 2, || {
