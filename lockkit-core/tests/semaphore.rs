@@ -223,23 +223,34 @@ mod order {
         assert_eq!(semaphore.available(), 100);
     }
 
+    /// Enough of them to have the queue closed up many times.
+    // Mutant: E57
     #[test]
-    fn slots_are_used_again_in_any_order_of_leaving() {
+    fn a_crowd_that_is_left_from_anywhere_is_served_in_order() {
         let semaphore = semaphore(1);
         let mut held = Some(semaphore.try_acquire().unwrap());
         for round in 0..3 {
-            let mut waiting: Vec<_> = (0..6).map(|_| Some(semaphore.acquire())).collect();
-            for one in waiting.iter_mut().flatten() {
-                assert!(is_pending(one));
+            let (first, second) = (CountingWaker::new(), CountingWaker::new());
+            let mut crowd: Vec<_> = (0..200).map(|_| Some(semaphore.acquire())).collect();
+            for one in crowd.iter_mut().flatten() {
+                assert!(poll_with(one, &first.waker()).is_pending());
             }
-            // The middle, the back and the front of the queue.
-            for gone in [(round + 2) % 6, 5, 0] {
-                waiting[gone] = None;
+            // 7 and 200 have no common factor: this comes by everywhere, in leaps.
+            for gone in (0..150).map(|step| (step * 7 + round) % 200) {
+                crowd[gone] = None;
+                // The others find their places all the same.
+                for one in crowd.iter_mut().flatten().step_by(9) {
+                    assert!(poll_with(one, &second.waker()).is_pending());
+                }
             }
-            for one in waiting.iter_mut().flatten() {
+            assert_eq!(semaphore.waiting(), 50);
+            for one in crowd.iter_mut().flatten() {
                 drop(held.take());
+                assert!(semaphore.try_acquire().is_err());
                 held = Some(granted(one));
             }
+            assert_eq!(first.wakes() + second.wakes(), 50);
+            assert!(second.wakes() > 0);
             assert_eq!(semaphore.waiting(), 0);
         }
     }
