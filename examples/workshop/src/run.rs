@@ -67,12 +67,10 @@ pub(crate) struct Shop {
     pub(crate) crew: Vec<Member>,
     pub(crate) rng: fastrand::Rng,
     db: PathBuf,
-    /// Of this run alone, so that earlier runs on the same file do no harm; the same goes for the
-    /// workers' names.
+    /// Of this run alone, so that others on the same file, before it or beside it, do no harm; the same
+    /// goes for the workers' names.
     queue: String,
     window: usize,
-    /// What the file held before.
-    before: QueueStats,
     /// The number of each task, by its job.
     tasks: BTreeMap<i64, u64>,
     drawn: u64,
@@ -82,7 +80,6 @@ pub(crate) struct Shop {
 impl Shop {
     async fn open(options: &Options, db: PathBuf) -> anyhow::Result<Self> {
         let store = SqliteStore::open_with(Config::store(&db, options.durability)).await?;
-        let before = store.stats().await?;
         let queue = format!("workshop-{}-{}", std::process::id(), Time::now().0);
         let mut crew = Vec::new();
         let mut window = 0;
@@ -104,7 +101,6 @@ impl Shop {
             db,
             queue,
             window,
-            before,
             tasks: BTreeMap::new(),
             drawn: 0,
             progress: Progress::new(options),
@@ -219,8 +215,15 @@ impl Shop {
         &self.crew[worker].name[self.queue.len() + 1..]
     }
 
+    /// Counted by worker, as other runs may be at work on the same file.
     fn done(&self, stats: &QueueStats) -> u64 {
-        stats.kept - self.before.kept
+        let own = |totals: &&WorkerTotals| totals.worker.starts_with(&self.queue);
+        stats
+            .workers
+            .iter()
+            .filter(own)
+            .map(|totals| totals.done)
+            .sum()
     }
 
     /// Ends the crew, reads all that is left in the file, and counts.
@@ -301,7 +304,7 @@ impl Shop {
             };
             untold.iter().filter(|(job, _)| by(*job)).count()
         });
-        let live = |stats: &QueueStats| stats.ready + stats.claimed + stats.scheduled;
+        let (live, integrity) = look(&self.db, &self.queue).await?;
         Ok(Figures {
             seed: options.seed,
             load_tests,
@@ -313,7 +316,7 @@ impl Shop {
             unreported: (untold.len() - untold_by_killed) as u64,
             wrong_results,
             active,
-            live: live(&stats).saturating_sub(live(&self.before)),
+            live,
             dead: dead
                 .iter()
                 .map(|job| format!("job {}: {}", job.id, job.error))
@@ -329,7 +332,7 @@ impl Shop {
             nemesis: rage.map(|rage| self.nemesis(&rage, &records, &accepted)),
             workers,
             checker,
-            integrity: integrity(&self.db).await?,
+            integrity,
             seconds: elapsed.as_secs_f64(),
             per_second: options.tasks as f64 / elapsed.as_secs_f64(),
             wait_p50_ms: waits.value_at_quantile(0.5) as f64 / 1000.0,
@@ -511,17 +514,26 @@ fn accepted_completion(operation: &Operation<Op, ()>) -> Option<(i64, u64)> {
     }
 }
 
-/// What the database itself says of the file.
-async fn integrity(db: &Path) -> anyhow::Result<String> {
+/// What is left in the queue, by a count of the rows themselves, and what the database says of the file.
+async fn look(db: &Path, queue: &str) -> anyhow::Result<(u64, String)> {
     let mut connection = SqliteConnectOptions::new()
         .filename(db)
         .read_only(true)
         .connect()
         .await?;
-    let row = sqlx::query("PRAGMA integrity_check")
+    let left = "SELECT count(*) FROM lockkit_job
+        WHERE queue_id = (SELECT id FROM lockkit_queue WHERE name = ?1)";
+    let left = sqlx::query(left)
+        .bind(queue)
         .fetch_one(&mut connection)
         .await?;
-    Ok(row.try_get(0)?)
+    let sound = sqlx::query("PRAGMA integrity_check")
+        .fetch_one(&mut connection)
+        .await?;
+    Ok((
+        left.try_get::<i64, _>(0)?.cast_unsigned(),
+        sound.try_get(0)?,
+    ))
 }
 
 /// A bar on a terminal, a line now and then elsewhere.

@@ -55,6 +55,25 @@ fn a_file_with_earlier_runs_is_as_good_as_a_new_one() {
     }
 }
 
+/// Six programs and their six children race to make the new file's tables, too.
+#[test]
+fn runs_beside_each_other_on_one_file_count_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("workshop.db");
+    let args = ["--tasks", "30", "--no-nemesis", "--workers", "1", "--db"];
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let figures = figures(&[&args[..], &[db.to_str().unwrap()]].concat());
+                assert_eq!(
+                    (&figures["done"], &figures["active"]),
+                    (&json!(5 + 10 + 30), &json!(0))
+                );
+            });
+        }
+    });
+}
+
 #[test]
 fn one_task_for_one_worker_is_enough() {
     let figures = figures(&["--tasks", "1", "--workers", "1", "--no-nemesis"]);
