@@ -286,9 +286,10 @@ fn closing_and_cancelling_agree() {
 #[test]
 fn nobody_overtakes_the_queue() {
     check("semaphore: release vs newcomer", 3, || {
-        let semaphore = semaphore(1);
+        let semaphore = semaphore(2);
         let held = semaphore.try_acquire_owned().unwrap();
-        let mut first = semaphore.acquire();
+        // One permit is free all along, and the first in line needs both.
+        let mut first = semaphore.acquire_many(2);
         assert!(poll(&mut first).is_pending());
         // Neither kind of newcomer gets a permit while the first has not had its own.
         let tries = with(&semaphore, |it| {
