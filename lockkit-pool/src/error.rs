@@ -42,17 +42,17 @@ pub enum SubmitError {
 
 /// A refused submit: the reason, and the future as it was given.
 ///
-/// `?` turns it into a plain [`SubmitError`] where the future is not wanted back.
+/// `?` turns it into the plain reason where the future is not wanted back.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
-pub struct Rejected<F> {
+pub struct Rejected<F, R = SubmitError> {
     /// Why it was refused.
-    pub reason: SubmitError,
+    pub reason: R,
     /// The future, never polled.
     pub future: F,
 }
 
-impl<F> fmt::Debug for Rejected<F> {
+impl<F, R: fmt::Debug> fmt::Debug for Rejected<F, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rejected")
             .field("reason", &self.reason)
@@ -60,13 +60,13 @@ impl<F> fmt::Debug for Rejected<F> {
     }
 }
 
-impl<F> fmt::Display for Rejected<F> {
+impl<F, R: fmt::Display> fmt::Display for Rejected<F, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reason.fmt(f)
     }
 }
 
-impl<F> std::error::Error for Rejected<F> {}
+impl<F, R: std::error::Error> std::error::Error for Rejected<F, R> {}
 
 impl<F> From<Rejected<F>> for SubmitError {
     fn from(rejected: Rejected<F>) -> Self {

@@ -1,5 +1,9 @@
 //! Run many async tasks, at most so many at once, and know what became of each.
 //!
+//! - [`WorkerPool`]: independent tasks that come in over time, with a bound on how many run.
+//! - [`TaskGroup`]: tasks with one fate. The first error cancels the rest, or all are collected; one join
+//!   waits until every one of them is gone.
+//!
 //! A [`WorkerPool`] is a bound, not a set of threads: its tasks run on tokio, and each gets its place
 //! *before* it is handed over. So a fast producer waits instead of filling the memory, a panic is one
 //! task's [`Outcome`] and nobody else's trouble, and [`drain`](WorkerPool::drain) ends the whole with a report.
@@ -15,7 +19,10 @@
 //! | stop all, giving them time | [`drain`](WorkerPool::drain) |
 //!
 //! Use something else instead if
-//! - you need no bound and own all handles: tokio's `JoinSet`;
+//! - you need no bound and own all handles: tokio's `JoinSet`. It is enough for a group too, if results in
+//!   any order will do, no error has to cancel the rest, and dropping it need not wait for a runtime to
+//!   drop its tasks;
+//! - you only have to know when the last task of many has ended: tokio-util's `TaskTracker`;
 //! - you only bound a section of code, and neither panics nor a shutdown matter:
 //!   [`lockkit_core::Semaphore`];
 //! - you have a stream and one task's worth of work: `StreamExt::buffer_unordered`. It runs nothing while its
@@ -83,12 +90,14 @@
 //! - A pool is fair among submits, not among running tasks: those are tokio's to schedule.
 //!
 //! # Features
-//! - `tracing` (off): events for panics and for what a drain had to abort.
+//! - `tracing` (off): events for panics, for what a drain had to abort and for what ended a group; a span for
+//!   each child of a group.
 
 mod cell;
 mod clock;
 mod engine;
 mod error;
+mod group;
 mod handle;
 mod histogram;
 mod inside;
@@ -102,6 +111,10 @@ mod stop;
 mod task;
 
 pub use error::{DrainError, PoolError, Rejected, SubmitError};
+pub use group::{
+    Cause, GroupBuilder, GroupError, GroupReport, GroupSpawner, Incomplete, JoinedFromWithin,
+    Policy, SpawnError, TaskGroup,
+};
 pub use handle::TaskHandle;
 pub use histogram::Histogram;
 pub use outcome::{Outcome, PanicReport};

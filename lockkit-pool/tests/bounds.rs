@@ -6,8 +6,9 @@ use std::future::{Future, Ready};
 use std::time::Duration;
 
 use lockkit_pool::{
-    DrainError, DrainReport, Outcome, PanicReport, PoolError, PoolStats, Rejected, Slot,
-    SubmitError, TaskHandle, WorkerPool,
+    Cause, DrainError, DrainReport, GroupBuilder, GroupError, GroupReport, GroupSpawner,
+    Incomplete, JoinedFromWithin, Outcome, PanicReport, Policy, PoolError, PoolStats, Rejected,
+    Slot, SpawnError, SubmitError, TaskGroup, TaskHandle, WorkerPool,
 };
 
 fn send<T: Send>(_: &T) {}
@@ -52,4 +53,25 @@ fn what_is_executed_need_not_be_send() {
     let pool = WorkerPool::new(1).unwrap();
     let local = std::rc::Rc::new(1);
     is_future(&pool.execute(async { *local }));
+}
+
+/// What a child returns need not be shareable.
+type Local = Cell<u8>;
+
+#[test]
+fn groups_cross_threads() {
+    all::<TaskGroup<Local, Local>>();
+    all::<GroupSpawner<Local, Local>>();
+    all::<GroupBuilder<Local, Local>>();
+    all::<GroupReport<u8, u8>>();
+    all::<Policy>();
+    all::<Cause>();
+    error::<GroupError>();
+    error::<SpawnError>();
+    error::<JoinedFromWithin<Local, Local>>();
+    error::<Incomplete<std::fmt::Error>>();
+    error::<Rejected<Ready<u8>, SpawnError>>();
+    let group = TaskGroup::<Local, Local>::new();
+    send(&group.spawn(async { Ok(Cell::new(1)) }));
+    send(&group.join());
 }

@@ -17,11 +17,15 @@ mod lane;
 #[path = "../../src/ledger.rs"]
 mod ledger;
 #[expect(dead_code, unreachable_pub, reason = "public in the crate itself")]
+#[path = "../../src/outcome.rs"]
+mod outcome;
+#[expect(dead_code, unreachable_pub, reason = "public in the crate itself")]
 #[path = "../../src/stats.rs"]
 mod stats;
 #[path = "../../src/stop.rs"]
 mod stop;
 
+mod group;
 mod handover;
 mod runners;
 
