@@ -4,6 +4,7 @@
 //! holds its figures against a bar: a bar that is missed is an exit code that is not zero.
 //! Processes that are measured are this same program, started with a hidden subcommand.
 
+mod keyed;
 mod machine;
 mod memory;
 mod pool;
@@ -45,6 +46,8 @@ enum What {
     Semaphore(race::Args),
     /// A job and its result, against the other ways to run many tasks, at most n at once.
     Pool(race::Args),
+    /// Lock and unlock one of many keys, against lockable and a sharded map of mutexes.
+    Keyed(race::Args),
     #[command(hide = true)]
     QueueChild(queue::claimer::Args),
     #[command(hide = true)]
@@ -53,6 +56,8 @@ enum What {
     SemaphoreChild(semaphore::ChildArgs),
     #[command(hide = true)]
     PoolChild,
+    #[command(hide = true)]
+    KeyedChild(keyed::ChildArgs),
 }
 
 /// A benchmark's result, whatever it measured.
@@ -82,12 +87,14 @@ fn run(cli: Cli) -> Result<bool> {
         Some(What::MemoryChild(args)) => return memory::child(&args).map(|()| true),
         Some(What::SemaphoreChild(args)) => return semaphore::child(&args).map(|()| true),
         Some(What::PoolChild) => return pool::child().map(|()| true),
+        Some(What::KeyedChild(args)) => return keyed::child(&args).map(|()| true),
         Some(what) => vec![what],
         None => vec![
             What::Queue(queue::Args::default()),
             What::Memory(memory::Args::default()),
             What::Semaphore(race::Args::default()),
             What::Pool(race::Args::default()),
+            What::Keyed(race::Args::default()),
         ],
     };
     let folder = cli.dir.unwrap_or_else(std::env::temp_dir);
@@ -110,6 +117,7 @@ fn run(cli: Cli) -> Result<bool> {
             What::Memory(args) => runtime.block_on(memory::run(&args, folder.path()))?,
             What::Semaphore(args) => semaphore::run(&args)?,
             What::Pool(args) => pool::run(&args)?,
+            What::Keyed(args) => keyed::run(&args)?,
             _ => unreachable!("the children have returned"),
         });
     }

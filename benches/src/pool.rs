@@ -344,10 +344,11 @@ fn notes() -> Result<Vec<Note>> {
 }
 
 pub(crate) fn child() -> Result<()> {
-    let bytes_per_idle_pool = idle_pools()?;
+    // The jobs first: the peak is that of the process, whatever made it.
     let (before, _) = memory_kib()?;
     let most_alive = runtime(2)?.block_on(many_jobs())?;
     let (_, peak) = memory_kib()?;
+    let bytes_per_idle_pool = idle_pools()?;
     let memory = Memory {
         bytes_per_idle_pool,
         most_alive,

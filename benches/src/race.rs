@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, Table, presets};
 use serde::Serialize;
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
@@ -206,7 +206,7 @@ impl Row {
                 (false, false) => "MISSED",
             };
             let of = bar.of.name();
-            format!("{kind} {} x {side} {of} {met} ({ratio:.2})", bar.most)
+            format!("{kind} {:.2} x {side} {of} {met} ({ratio:.2})", bar.most)
         };
         let verdicts = self.bars.iter().map(verdict).collect::<Vec<_>>();
         verdicts.join("\n")
@@ -351,6 +351,11 @@ fn table(rows: &[Row]) -> String {
     }
     for column in table.column_iter_mut().skip(2).take(5) {
         column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut sides = rows.iter().flat_map(|row| &row.sides);
+    if sides.all(|side| side.figures.p99_us.is_empty()) {
+        let waits = table.column_mut(4).expect("it is in the header");
+        waits.set_constraint(ColumnConstraint::Hidden);
     }
     table.to_string()
 }
