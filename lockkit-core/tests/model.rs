@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 #[path = "model/keyed.rs"]
 mod keyed;
+#[path = "model/order.rs"]
+mod order;
 
 /// A history that fails becomes a test of its own, in words, rather than a seed in a file.
 fn config() -> ProptestConfig {

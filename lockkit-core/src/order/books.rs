@@ -176,6 +176,8 @@ impl Books {
                 found.push(Violation { nesting, others });
             }
         }
+        // Only now, so that no report is lost that could be made.
+        self.orders.trim();
         found
     }
 
@@ -212,8 +214,7 @@ impl Books {
 }
 
 impl Orders {
-    /// Adds an edge, at the price of the oldest if there are too many. Whether it is news: a new edge, or
-    /// one from other places.
+    /// Adds an edge. Whether it is news: a new edge, or one from other places.
     fn add(&mut self, from: Node, to: Node, nesting: Nesting) -> bool {
         let after = self.after.entry(from).or_default();
         if let Some(known) = after.get(&to) {
@@ -221,12 +222,16 @@ impl Orders {
         }
         after.insert(to, nesting);
         self.oldest.push_back((from, to));
-        if self.oldest.len() > self.most
+        true
+    }
+
+    /// Forgets the oldest edges of which there are too many.
+    fn trim(&mut self) {
+        while self.oldest.len() > self.most
             && let Some((from, to)) = self.oldest.pop_front()
         {
             self.remove(from, to);
         }
-        true
     }
 
     /// The shortest way along the edges.
