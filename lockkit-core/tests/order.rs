@@ -58,7 +58,6 @@ fn reported(count: usize) -> Vec<Violation> {
     found
 }
 
-// Mutant: E74
 #[test]
 fn two_orders_that_may_deadlock_are_reported_with_their_places() {
     let mutex = KeyedMutex::new();
@@ -143,6 +142,7 @@ fn locks_of_different_mutexes_have_an_order_too() {
     reported(1);
 }
 
+// Mutant: E74
 #[test]
 fn a_pair_of_places_is_reported_once_whatever_the_keys() {
     let mutex = KeyedMutex::new();
