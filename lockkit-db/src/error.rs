@@ -1,5 +1,6 @@
 //! What can go wrong, and what to do about it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,10 +65,152 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// The database cannot do what was asked for. Nothing was sent to it.
+    #[error("{database} has no such thing as {what}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// The database.
+        database: &'static str,
+    },
+    /// The pool was closed. Nothing was committed.
+    #[error("the pool of connections is closed")]
+    Closed,
+    /// A lock was not to be had within the wait's bound. The statement has not happened.
+    #[error("a lock was not to be had in time{}", held_by(blockers))]
+    LockNotAvailable {
+        /// Who had it, where that was asked for and the server could tell.
+        blockers: Vec<Blocker>,
+        /// The driver's error.
+        #[source]
+        source: Cause,
+    },
+    /// A transaction was tried until its policy gave up. Nothing was committed.
+    #[error("the transaction was given up after {attempts} attempts: {reason}")]
+    GaveUp {
+        /// How many attempts were made.
+        attempts: u32,
+        /// Why there was no further one.
+        reason: lockkit_core::retry::Reason,
+        /// How the last one failed.
+        #[source]
+        source: Cause,
+    },
+    /// The reply to a COMMIT was lost: the transaction is committed, or rolled back. It is not tried again
+    /// without being asked, as its changes might be made twice.
+    #[error("the reply to the commit was lost; whether the transaction is committed is unknown")]
+    UnknownCommit {
+        /// By which the server can be asked later, where that was prepared for.
+        receipt: Option<Receipt>,
+        /// The driver's error.
+        #[source]
+        source: Cause,
+    },
+    /// A transaction that was to commit was over by then, or could not: nothing of it is committed, but
+    /// for statements that were sent after its end, each of which stands by itself.
+    #[error("there was no whole transaction to commit: {problem}")]
+    Ended {
+        /// How that came about.
+        problem: &'static str,
+    },
+    /// A transaction that this crate has joined, and so cannot begin again, has failed in a way that a
+    /// new attempt may mend: whoever began it has to roll it back and begin again.
+    #[error("the transaction has to be run again by its owner")]
+    MustRestart {
+        /// The driver's error.
+        #[source]
+        source: Cause,
+    },
+    /// Made by [`Error::stop`]: the transaction is rolled back and not tried again.
+    #[error("the transaction was called off")]
+    Stopped {
+        /// The caller's reason.
+        #[source]
+        source: Cause,
+    },
+    /// Made by [`Error::again`]: the transaction is rolled back and tried again, within its policy.
+    #[error("the transaction was sent back to its start")]
+    Again {
+        /// The caller's reason.
+        #[source]
+        source: Cause,
+    },
+}
+
+/// A session that held a lock which somebody else has waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Blocker {
+    /// The server's number for the session.
+    pub pid: i32,
+    /// The database user.
+    pub user: String,
+    /// What the session calls itself.
+    pub application: String,
+    /// Such as `active`, or `idle in transaction`.
+    pub state: String,
+    /// For how long its transaction had been open.
+    pub open_for: Duration,
+}
+
+/// The server's name for a transaction, by which its outcome can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Receipt(pub(crate) u64);
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "transaction {}", self.0)
+    }
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pid,
+            user,
+            application,
+            state,
+            open_for,
+        } = self;
+        write!(f, "session {pid} of {user}")?;
+        if !application.is_empty() {
+            write!(f, " ({application})")?;
+        }
+        write!(f, ", {state}, its transaction open for {open_for:?}")
+    }
+}
+
+fn held_by(blockers: &[Blocker]) -> String {
+    let mut text = String::new();
+    for (at, blocker) in blockers.iter().enumerate() {
+        text.push_str(if at == 0 {
+            "; it was held by "
+        } else {
+            " and "
+        });
+        text.push_str(&blocker.to_string());
+    }
+    text
 }
 
 impl Error {
-    #[cfg(feature = "queue")]
+    /// Calls a transaction off for good, from within: a reason that no further attempt can mend, even if
+    /// a database error is at the bottom of it.
+    pub fn stop(reason: impl Into<Cause>) -> Self {
+        Self::Stopped {
+            source: reason.into(),
+        }
+    }
+
+    /// Sends a transaction back to its start, from within: for what the database does not know to be a
+    /// conflict. Counts as an attempt.
+    pub fn again(reason: impl Into<Cause>) -> Self {
+        Self::Again {
+            source: reason.into(),
+        }
+    }
+
+    #[cfg(any(feature = "queue", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Invalid {
             field,
@@ -78,20 +221,47 @@ impl Error {
     /// Whether the operation may have happened in spite of the error.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
-        matches!(self, Self::Unknown { .. })
+        matches!(self, Self::Unknown { .. } | Self::UnknownCommit { .. })
     }
 
     /// Whether the same call can succeed later without anything being changed: the database
-    /// was busy, or the reply was lost.
+    /// was busy, a lock was held, or the reply was lost.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Unknown { .. })
+        matches!(
+            self,
+            Self::Busy { .. }
+                | Self::Unknown { .. }
+                | Self::UnknownCommit { .. }
+                | Self::LockNotAvailable { .. }
+                | Self::GaveUp { .. }
+        )
     }
 
     /// Whether the caller's arguments were refused.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
         matches!(self, Self::Invalid { .. })
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+impl From<sqlx::Error> for Error {
+    /// For `?` in the body of a transaction.
+    fn from(error: sqlx::Error) -> Self {
+        use crate::backend::{Class, classify_sqlx};
+        if let sqlx::Error::PoolClosed = error {
+            return Self::Closed;
+        }
+        match classify_sqlx(&error) {
+            Class::LockNotAvailable => Self::LockNotAvailable {
+                blockers: Vec::new(),
+                source: error.into(),
+            },
+            _ => Self::Database {
+                source: error.into(),
+            },
+        }
     }
 }
 

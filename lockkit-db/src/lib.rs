@@ -6,12 +6,13 @@
 //! | to keep the jobs in a SQLite file | `queue::SqliteStore` | `queue`, `sqlite` |
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
+//! | a transaction that retries itself and survives cancellation | `retry_tx!`, `transaction` | `postgres` or `sqlite` |
 //!
 //! Use something else if the work need not survive its process (`lockkit-pool`), if many readers
 //! shall each see every message (a log), or if jobs are so many that one database cannot write
 //! them down.
 //!
-//! Optimistic and pessimistic locking are to come; nothing of them is here yet.
+//! Optimistic and pessimistic locking are to come; nothing of them is here yet but the transactions.
 //!
 //! # Example
 //!
@@ -42,6 +43,7 @@
 //!
 //! None by default; without any, the crate is its errors and needs neither sqlx nor tokio.
 //! - `queue`: the job queue, on tokio, with the store in memory.
+//! - `postgres`: PostgreSQL (13 or newer) through [`sqlx`].
 //! - `sqlite`: SQLite through [`sqlx`], built in (3.51.3 or newer is asserted when a file is opened).
 //!
 //! # Not promised
@@ -52,13 +54,14 @@
 //! - That a cancelled call has not happened. Each method says how to find out, or how to send it
 //!   again.
 
-// Only the queue uses it so far.
-#[cfg(all(feature = "queue", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod backend;
 mod error;
 #[cfg(feature = "queue")]
 pub mod queue;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod transaction;
 
-pub use error::{Cause, Error, chain_of_causes};
-#[cfg(feature = "sqlite")]
+pub use error::{Blocker, Cause, Error, Receipt, chain_of_causes};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sqlx;

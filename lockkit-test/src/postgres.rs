@@ -16,6 +16,8 @@
 //! server instead; its user must be allowed to create databases. A test process that is killed leaves
 //! its databases behind there; their names begin with `lockkit_test_`.
 
+mod proxy;
+
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::chown;
@@ -31,6 +33,8 @@ use parking_lot::Mutex;
 use rustix::process::geteuid;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _};
+
+pub use proxy::{Cut, Proxy};
 
 /// The variable that names a server to use.
 pub const SERVER: &str = "LOCKKIT_TEST_POSTGRES";

@@ -16,7 +16,7 @@ use super::store::{
 };
 use super::{Ack, ClaimedJob, JobId, NewJob, Schedule, Settlement, Verdict};
 use crate::Error;
-use crate::backend::sqlite::{
+use crate::backend::sqlite::file::{
     Migration, Slot, Turn, check_file, check_version, classify, connect_options, file_error,
     in_turn, migrate, sqlite_version,
 };

@@ -1,0 +1,140 @@
+//! Who holds what a statement waits for.
+
+use std::cell::RefCell;
+use std::pin::pin;
+use std::time::Duration;
+
+use sqlx::{PgPool, Postgres, Row as _};
+
+use super::Tx;
+use crate::backend::{Class, classify_sqlx};
+use crate::{Blocker, Error};
+
+/// Between two looks.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Looks at who blocks a session, while one of its statements waits.
+///
+/// PostgreSQL can tell only as long as the wait lasts, and the waiting session itself cannot ask. So another
+/// connection of the pool asks beside it: nothing is asked in waits of less than a quarter of the bound, and
+/// in long ones about once a second.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    pool: PgPool,
+    pid: i32,
+    pause: Duration,
+}
+
+impl Tx<'_, Postgres> {
+    /// Prepares to name who blocks, by questions over `pool`. One round trip, to learn the session's number
+    /// and its bound.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn f(pool: sqlx::PgPool) -> Result<(), lockkit_db::Error> {
+    /// # use lockkit_db::sqlx;
+    /// use lockkit_db::transaction::{Tx, TxOptions};
+    ///
+    /// let mut tx = Tx::begin(&pool, &TxOptions::new()).await?;
+    /// let watch = tx.watch(&pool).await?;
+    /// let locked = sqlx::query("SELECT 1 FROM account WHERE id = 7 FOR NO KEY UPDATE");
+    /// watch.over(locked.execute(&mut *tx)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn watch(&mut self, pool: &PgPool) -> Result<Watch, Error> {
+        let (pid, bound): (i32, i64) = sqlx::query_as(
+            "SELECT pg_backend_pid(), setting::bigint FROM pg_settings WHERE name = 'lock_timeout'",
+        )
+        .fetch_one(self.connection())
+        .await?;
+        let quarter = Duration::from_millis(bound.unsigned_abs() / 4);
+        Ok(Watch {
+            pool: pool.clone(),
+            pid,
+            pause: match bound {
+                0 => LONGEST_PAUSE,
+                _ => quarter.clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
+            },
+        })
+    }
+}
+
+impl Watch {
+    /// Runs a statement of the watched transaction. If a lock is not to be had in time, the error names who
+    /// had it when that was last looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LockNotAvailable`] with the blockers, or the statement's own.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the statement's.
+    pub async fn over<T>(
+        &self,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Error> {
+        let blockers = RefCell::new(Vec::new());
+        let looking = async {
+            loop {
+                tokio::time::sleep(self.pause).await;
+                if let Ok(seen) = self.blockers().await {
+                    *blockers.borrow_mut() = seen;
+                }
+            }
+        };
+        let mut statement = pin!(statement);
+        let mut looking = pin!(looking);
+        let result = std::future::poll_fn(|cx| {
+            let result = statement.as_mut().poll(cx);
+            if result.is_pending() {
+                let _: std::task::Poll<()> = looking.as_mut().poll(cx);
+            }
+            result
+        })
+        .await;
+        match result {
+            Err(error) if classify_sqlx(&error) == Class::LockNotAvailable => {
+                Err(Error::LockNotAvailable {
+                    blockers: blockers.take(),
+                    source: error.into(),
+                })
+            }
+            result => Ok(result?),
+        }
+    }
+
+    async fn blockers(&self) -> Result<Vec<Blocker>, sqlx::Error> {
+        // Without the right to look at others' sessions, some columns are NULL.
+        let rows = sqlx::query(
+            "SELECT pid, coalesce(usename::text, ''), coalesce(application_name, ''), \
+                    coalesce(state, 'unknown'), \
+                    coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0)::float8 \
+             FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))",
+        )
+        .bind(self.pid)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Blocker {
+                    pid: row.try_get(0)?,
+                    user: row.try_get(1)?,
+                    application: row.try_get(2)?,
+                    state: row.try_get(3)?,
+                    open_for: Duration::try_from_secs_f64(row.try_get(4)?).unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,237 @@
+//! Between a client and PostgreSQL: counts round trips, and cuts connections around a COMMIT.
+//!
+//! A killed session never hits a commit that has landed: the server looks for the order to die before it
+//! commits and after, not in between. So the other half of what "the reply is lost" can mean needs somebody
+//! in between who passes the COMMIT on, and then keeps the reply.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::task::AbortHandle;
+
+use super::Database;
+
+/// Where a COMMIT loses its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The server never sees it.
+    Before,
+    /// The server has carried it out and answered; the client does not see the answer.
+    After,
+}
+
+/// A proxy in front of a database's server. Lives in the runtime that made it, until it is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    options: PgConnectOptions,
+    state: Arc<Mutex<State>>,
+    accepting: AbortHandle,
+    _folder: tempfile::TempDir,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    trips: u64,
+    statements: Vec<String>,
+    next_cuts: Vec<Cut>,
+    cuts: u64,
+}
+
+impl Proxy {
+    /// Opens one.
+    ///
+    /// # Panics
+    ///
+    /// When there is no socket to be had.
+    #[must_use]
+    pub fn start(database: &Database) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("lockkit-proxy-")
+            .tempdir_in("/tmp")
+            .expect("a folder for the proxy's socket");
+        let server = database.options();
+        let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432"))
+            .expect("the proxy's socket can be made");
+        let state = Arc::<Mutex<State>>::default();
+        let shared = Arc::clone(&state);
+        let options = database.options().socket(folder.path()).port(5432);
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, state) = (server.clone(), Arc::clone(&shared));
+                // An error is an end of the connection, which either side sees.
+                tokio::spawn(async move {
+                    let _ = serve(client, &server, &state).await;
+                });
+            }
+        });
+        Self {
+            options,
+            state,
+            accepting: accepting.abort_handle(),
+            _folder: folder,
+        }
+    }
+
+    /// How to connect through it.
+    #[must_use]
+    pub fn options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
+    /// A pool through it. It does not test its connections, so that each round trip is somebody's.
+    #[must_use]
+    pub fn pool(&self, connections: u32) -> PgPool {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .test_before_acquire(false)
+            .connect_lazy_with(self.options())
+    }
+
+    /// The round trips since the last call, and the texts that were sent in simple queries.
+    #[must_use]
+    pub fn take_trips(&self) -> (u64, Vec<String>) {
+        let mut state = self.state.lock();
+        (
+            std::mem::take(&mut state.trips),
+            std::mem::take(&mut state.statements),
+        )
+    }
+
+    /// Cuts the next COMMIT that has not been told otherwise.
+    pub fn cut_next_commit(&self, cut: Cut) {
+        self.state.lock().next_cuts.insert(0, cut);
+    }
+
+    /// How many were cut.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        self.state.lock().cuts
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// One connection, to its end.
+async fn serve(
+    client: UnixStream,
+    server: &PgConnectOptions,
+    state: &Mutex<State>,
+) -> io::Result<()> {
+    if let Some(folder) = server.get_socket() {
+        let path = folder.join(format!(".s.PGSQL.{}", server.get_port()));
+        pass(client, UnixStream::connect(path).await?, state).await
+    } else {
+        let stream = TcpStream::connect((server.get_host(), server.get_port())).await?;
+        pass(client, stream, state).await
+    }
+}
+
+async fn pass(
+    client: UnixStream,
+    server: impl AsyncRead + AsyncWrite,
+    state: &Mutex<State>,
+) -> io::Result<()> {
+    let (client_in, mut to_client) = client.into_split();
+    let (server_in, mut to_server) = tokio::io::split(server);
+    // The first message of a client has no type.
+    let mut from_client = Messages::new(client_in, 0);
+    let mut from_server = Messages::new(server_in, 1);
+    // What is sent before the answers to what was sent before it shares their round trip.
+    let mut unanswered = 0_u64;
+    loop {
+        tokio::select! {
+            // What a client sends at once is seen at once.
+            biased;
+            message = from_client.next() => {
+                from_client.header = 1;
+                let Some(message) = message? else { return Ok(()) };
+                if awaits_ready(&message) {
+                    state.lock().trips += u64::from(unanswered == 0);
+                    unanswered += 1;
+                }
+                match look(&message, state) {
+                    None => to_server.write_all(&message).await?,
+                    Some(Cut::Before) => return Ok(()),
+                    Some(Cut::After) => {
+                        to_server.write_all(&message).await?;
+                        while from_server.next().await?.is_some_and(|reply| reply[0] != READY) {}
+                        return Ok(());
+                    }
+                }
+            }
+            message = from_server.next() => {
+                let Some(message) = message? else { return Ok(()) };
+                if message[0] == READY {
+                    unanswered = unanswered.saturating_sub(1);
+                }
+                to_client.write_all(&message).await?;
+            }
+        }
+    }
+}
+
+/// The type of the server's "done, and ready for the next one".
+const READY: u8 = b'Z';
+
+/// Whether the server answers with [`READY`]: to a simple query, and to a sync.
+fn awaits_ready(message: &[u8]) -> bool {
+    matches!(message.first(), Some(b'Q' | b'S'))
+}
+
+/// Takes note of a client's message, and says whether to cut here.
+fn look(message: &[u8], state: &Mutex<State>) -> Option<Cut> {
+    if message.first() != Some(&b'Q') {
+        return None;
+    }
+    let text = String::from_utf8_lossy(&message[5..message.len() - 1]).into_owned();
+    let commits = text
+        .split(';')
+        .any(|statement| statement.trim_start().starts_with("COMMIT"));
+    let mut state = state.lock();
+    state.statements.push(text);
+    let cut = if commits { state.next_cuts.pop() } else { None };
+    state.cuts += u64::from(cut.is_some());
+    cut
+}
+
+/// Whole messages out of a stream of bytes. Dropping a `next` loses nothing.
+struct Messages<R> {
+    stream: R,
+    bytes: Vec<u8>,
+    /// The bytes before the length: 1, the type; none in a startup message.
+    header: usize,
+}
+
+impl<R: AsyncRead + Unpin> Messages<R> {
+    fn new(stream: R, header: usize) -> Self {
+        Self {
+            stream,
+            bytes: Vec::new(),
+            header,
+        }
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(length) = self.bytes.get(self.header..self.header + 4) {
+                let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+                let whole = self.header + length as usize;
+                if self.bytes.len() >= whole {
+                    let rest = self.bytes.split_off(whole);
+                    return Ok(Some(std::mem::replace(&mut self.bytes, rest)));
+                }
+            }
+            if self.stream.read_buf(&mut self.bytes).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}
