@@ -7,6 +7,7 @@
 //! | at most N at once, in order of arrival | [`Semaphore`] |
 //! | one at a time for each key, or N; several keys at once | [`KeyedMutex`], [`KeyedSemaphore`] |
 //! | to hear, in debug builds, of lock orders that may deadlock | [`order`] |
+//! | callers who ask for the same at the same time to share one answer | [`SingleFlight`] |
 //! | to try again: how often, how long, after which pause | [`retry`] |
 //! | not to let retries drown a server that is in trouble | [`retry::Budget`] |
 //! | a number by which a store refuses a holder that came too late | [`Fence`] |
@@ -65,6 +66,7 @@ pub mod model;
 pub mod order;
 pub mod retry;
 mod semaphore;
+mod single_flight;
 pub mod sync;
 mod wait_queue;
 
@@ -82,3 +84,4 @@ pub use semaphore::{
     Acquire, AcquireError, AcquireOwned, OwnedPermit, Permit, Semaphore, SemaphoreError,
     TryAcquireError,
 };
+pub use single_flight::{FlightError, Run, SingleFlight};

@@ -2,7 +2,10 @@
 
 use lockkit_core::retry::{Budget, Policy, Retry};
 use lockkit_core::sync::{Mutex, MutexGuard};
-use lockkit_core::{Acquire, AcquireError, AcquireOwned, Fence, OwnedPermit, Permit, Semaphore};
+use lockkit_core::{
+    Acquire, AcquireError, AcquireOwned, Fence, FlightError, OwnedPermit, Permit, Run, Semaphore,
+    SingleFlight,
+};
 
 fn send<T: Send>() {}
 fn sync<T: Sync>() {}
@@ -22,6 +25,10 @@ fn everything_crosses_threads() {
     sync::<OwnedPermit>();
     task::<AcquireOwned>();
     task::<Fence>();
+    task::<SingleFlight<u8, u8>>();
+    sync::<SingleFlight<u8, u8>>();
+    send::<Run<'_, u8, u8, fn()>>();
+    sync::<Run<'_, u8, u8, fn()>>();
     task::<Policy>();
     sync::<Policy>();
     task::<Retry>();
@@ -38,6 +45,7 @@ fn futures_can_be_polled_where_they_lie() {
     unpin::<AcquireOwned>();
     unpin::<Permit<'_>>();
     unpin::<OwnedPermit>();
+    unpin::<Run<'_, u8, u8, std::marker::PhantomPinned>>();
 }
 
 #[test]
@@ -46,6 +54,7 @@ fn errors_travel() {
     error::<lockkit_core::TryAcquireError>();
     error::<lockkit_core::SemaphoreError>();
     error::<lockkit_core::FenceError>();
+    error::<FlightError>();
     error::<lockkit_core::retry::PolicyError>();
     error::<lockkit_core::retry::BudgetError>();
     error::<lockkit_core::KeyBusy<u8>>();

@@ -5,8 +5,9 @@ mod keyed;
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lockkit_core::Semaphore;
+use lockkit_core::{Semaphore, SingleFlight};
 use lockkit_test::cancel::{CancelAfter, at_every_poll};
 use tokio::task::yield_now;
 
@@ -103,6 +104,67 @@ fn a_large_request_that_leaves_the_front_makes_way_for_a_small_one() {
         |cut| all_is_back(&semaphore, &cut),
     );
     cuts.demand(2);
+}
+
+/// A work of four steps and its four callers, one of whom leaves before or after a wake: the others get the
+/// value, of one computation, and dropped with them all it is gone.
+#[test]
+fn a_caller_of_a_flight_that_leaves_at_any_point_holds_up_nobody() {
+    struct Live(Arc<AtomicUsize>);
+    impl Drop for Live {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    for leaver in 0..4 {
+        for polls in 0..8 {
+            for woken in [false, true] {
+                let flights = SingleFlight::new();
+                let begun = Cell::new(0);
+                let live = Arc::new(AtomicUsize::new(0));
+                let call = || {
+                    flights.run("key", || {
+                        begun.set(begun.get() + 1);
+                        live.fetch_add(1, Ordering::SeqCst);
+                        let live = Live(Arc::clone(&live));
+                        async move {
+                            let _live = live;
+                            for _ in 0..4 {
+                                yield_now().await;
+                            }
+                            7
+                        }
+                    })
+                };
+                let party = async |id: usize| {
+                    if id != leaver {
+                        assert_eq!(call().await, Ok(7));
+                    } else if woken {
+                        CancelAfter::woken(call(), polls).await;
+                    } else {
+                        CancelAfter::pending(call(), polls).await;
+                    }
+                };
+                let cuts = at_every_poll(
+                    || {
+                        begun.set(0);
+                        async {
+                            tokio::join!(party(0), party(1), party(2), party(3));
+                            // Gone before the second came, the first has shared nothing.
+                            let alone = leaver == 0 && polls == 1 && !woken;
+                            assert_eq!(begun.get(), 1 + i32::from(alone));
+                        }
+                    },
+                    |cut| {
+                        assert!(flights.is_empty(), "{cut}");
+                        assert_eq!(live.load(Ordering::SeqCst), 0, "{cut}");
+                    },
+                );
+                cuts.demand(1);
+            }
+        }
+    }
 }
 
 #[cfg(feature = "tokio")]

@@ -1,5 +1,5 @@
 //! Random histories against a naive model: a count and a queue for the semaphore and for each key, plain sums
-//! for retries.
+//! for retries, a map for single flights.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,8 @@ use proptest::prelude::*;
 mod keyed;
 #[path = "model/order.rs"]
 mod order;
+#[path = "model/single_flight.rs"]
+mod single_flight;
 
 /// A history that fails becomes a test of its own, in words, rather than a seed in a file.
 fn config() -> ProptestConfig {

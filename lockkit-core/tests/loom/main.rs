@@ -7,3 +7,4 @@ mod keyed;
 mod retry;
 mod runner;
 mod semaphore;
+mod single_flight;
