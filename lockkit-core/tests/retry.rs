@@ -563,56 +563,6 @@ mod the_loop {
         assert_eq!(call().await.unwrap_err().attempts, 1 + 2);
     }
 
-    #[cfg(feature = "tracing")]
-    #[tokio::test(start_paused = true)]
-    async fn failed_attempts_and_giving_up_are_events() {
-        use std::sync::{Arc, Mutex};
-
-        use tracing::field::{Field, Visit};
-        use tracing::span::{Attributes, Id, Record};
-        use tracing::{Event, Metadata, Subscriber};
-
-        #[derive(Clone, Default)]
-        struct Log(Arc<Mutex<Vec<String>>>);
-        #[derive(Default)]
-        struct Line(Vec<String>);
-
-        impl Visit for Line {
-            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-                self.0.push(format!("{field}={value:?}"));
-            }
-        }
-        impl Subscriber for Log {
-            fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-                metadata.target().starts_with("lockkit_core::retry")
-            }
-            fn event(&self, event: &Event<'_>) {
-                let mut line = Line::default();
-                event.record(&mut line);
-                self.0.lock().unwrap().push(line.0.join(" "));
-            }
-            fn new_span(&self, _: &Attributes<'_>) -> Id {
-                Id::from_u64(1)
-            }
-            fn record(&self, _: &Id, _: &Record<'_>) {}
-            fn record_follows_from(&self, _: &Id, _: &Id) {}
-            fn enter(&self, _: &Id) {}
-            fn exit(&self, _: &Id) {}
-        }
-
-        let log = Log::default();
-        let _listens = tracing::subscriber::set_default(log.clone());
-        let ended = retry(fixed(2, MS), async || Err::<(), _>(Failure(0).into())).await;
-        assert!(ended.is_err());
-        assert_eq!(
-            *log.0.lock().unwrap(),
-            [
-                "message=an attempt failed attempts=1 pause=1ms",
-                "message=gave up attempts=2 reason=all attempts are used up",
-            ]
-        );
-    }
-
     #[test]
     fn the_loop_can_be_spawned() {
         fn assert_send<T: Send>(_: &T) {}

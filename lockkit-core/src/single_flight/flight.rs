@@ -305,12 +305,13 @@ impl<V> State<V> {
         }
     }
 
+    /// All in one hold of the lock, so that nobody falls asleep again in between and is woken for nothing.
     fn wake_all(&mut self, woken: &mut WakeBatch) {
         for chair in &mut self.seats {
             if let Chair::Asleep(_) = chair
                 && let Chair::Asleep(waker) = std::mem::replace(chair, Chair::Awake)
             {
-                woken.extend(Some(waker));
+                woken.push(Some(waker));
             }
         }
     }
