@@ -4,6 +4,7 @@
 //! holds its figures against a bar: a bar that is missed is an exit code that is not zero.
 //! Processes that are measured are this same program, started with a hidden subcommand.
 
+mod flight;
 mod keyed;
 mod machine;
 mod memory;
@@ -48,6 +49,8 @@ enum What {
     Pool(race::Args),
     /// Lock and unlock one of many keys, against lockable and a sharded map of mutexes.
     Keyed(race::Args),
+    /// A miss that many share, against moka's cache.
+    Flight(race::Args),
     #[command(hide = true)]
     QueueChild(queue::claimer::Args),
     #[command(hide = true)]
@@ -95,6 +98,7 @@ fn run(cli: Cli) -> Result<bool> {
             What::Semaphore(race::Args::default()),
             What::Pool(race::Args::default()),
             What::Keyed(race::Args::default()),
+            What::Flight(race::Args::default()),
         ],
     };
     let folder = cli.dir.unwrap_or_else(std::env::temp_dir);
@@ -118,6 +122,7 @@ fn run(cli: Cli) -> Result<bool> {
             What::Semaphore(args) => semaphore::run(&args)?,
             What::Pool(args) => pool::run(&args)?,
             What::Keyed(args) => keyed::run(&args)?,
+            What::Flight(args) => flight::run(&args)?,
             _ => unreachable!("the children have returned"),
         });
     }
