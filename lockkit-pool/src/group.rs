@@ -13,7 +13,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lockkit_core::{OwnedPermit, Semaphore, TryAcquireError};
@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::members::{Members, Refusal};
+use self::members::{Members, Outcomes, Refusal};
 use self::run::{Clock, Run};
 use crate::error::Rejected;
 use crate::inside;
@@ -236,20 +236,31 @@ impl<T, E> TaskGroup<T, E> {
     /// # }
     /// ```
     pub async fn join(self) -> Result<GroupReport<T, E>, JoinedFromWithin<T, E>> {
-        let joined = poll_fn(|cx| {
-            let shared = &self.spawner.shared;
-            if inside::is_inside(shared.id()) {
-                return Poll::Ready(false);
-            }
-            shared.members.poll_joined(cx).map(|()| true)
-        });
-        if !joined.await {
+        if poll_fn(|cx| self.poll_gone(cx)).await.is_none() {
             return Err(JoinedFromWithin { group: self });
         }
-        let (outcomes, cause) = self.spawner.shared.members.take_outcomes();
+        let (outcomes, cause) = self.take_outcomes();
         #[cfg(feature = "tracing")]
         tracing::debug!(children = outcomes.len(), ?cause, "a group was joined");
         Ok(GroupReport { outcomes, cause })
+    }
+
+    /// Ready when no child is left, or with `None` in one of the group's own children.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Option<()>> {
+        if self.is_inside() {
+            return Poll::Ready(None);
+        }
+        self.spawner.shared.members.poll_joined(cx).map(Some)
+    }
+
+    /// The outcomes, of a group that is joined; they are told once.
+    pub(crate) fn take_outcomes(&self) -> Outcomes<T, E> {
+        self.spawner.shared.members.take_outcomes()
+    }
+
+    /// Whether this code runs in one of the group's own children.
+    pub(crate) fn is_inside(&self) -> bool {
+        inside::is_inside(self.spawner.shared.id())
     }
 
     fn of(shared: Shared<T, E>) -> Self {

@@ -1,8 +1,5 @@
 //! Run many async tasks, at most so many at once, and know what became of each.
 //!
-//! - [`WorkerPool`]: independent tasks that come in over time, with a bound on how many run.
-//! - [`TaskGroup`]: tasks with one fate, joined together. The first error cancels the rest, or all are collected.
-//!
 //! A [`WorkerPool`] is a bound, not a set of threads: its tasks run on tokio, and each gets its place
 //! *before* it is handed over. So a fast producer waits instead of filling the memory, a panic is one
 //! task's [`Outcome`] and nobody else's trouble, and [`drain`](WorkerPool::drain) ends the whole with a report.
@@ -16,13 +13,14 @@
 //! | run something that borrows, or must die with its caller | [`execute`](WorkerPool::execute) |
 //! | stop one task | [`TaskHandle::abort`] |
 //! | stop all, giving them time | [`drain`](WorkerPool::drain) |
+//! | run tasks with one fate: the first error cancels the rest, none outlives the whole | [`TaskGroup`] |
+//! | pass items from producers to consumers, and know what became of each | [`Pipeline`] |
 //!
 //! Use something else instead if
 //! - you need no bound and own all handles: tokio's `JoinSet`; instead of a group, if no error has to cancel
 //!   the rest and a task may live on for a moment after it;
 //! - you only have to know when the last of many tasks has ended: tokio-util's `TaskTracker`;
-//! - you only bound a section of code, and neither panics nor a shutdown matter:
-//!   [`lockkit_core::Semaphore`];
+//! - you only bound a section of code, whatever panics or shuts down: [`lockkit_core::Semaphore`];
 //! - you have a stream and one task's worth of work: `StreamExt::buffer_unordered`. It runs nothing while its
 //!   consumer is busy;
 //! - the work blocks its thread: `tokio::task::spawn_blocking`, inside a pool's task if you want the bound;
@@ -85,8 +83,7 @@
 //! - A pool is fair among submits, not among running tasks: those are tokio's to schedule.
 //!
 //! # Features
-//! - `tracing` (off): events for panics, for what a drain had to abort and for what ended a group; a span for
-//!   each child of a group.
+//! - `tracing` (off): events for panics, drains and the ends of groups and pipelines; a span for their tasks.
 
 mod cell;
 mod clock;
@@ -99,6 +96,7 @@ mod inside;
 mod lane;
 mod ledger;
 mod outcome;
+mod pipeline;
 mod pool;
 mod runner;
 mod stats;
@@ -113,5 +111,9 @@ pub use group::{
 pub use handle::TaskHandle;
 pub use histogram::Histogram;
 pub use outcome::{Outcome, PanicReport};
+pub use pipeline::{
+    Fault, OnFault, Pipeline, PipelineBuilder, PipelineEnd, PipelineError, PipelineReport,
+    PipelineStats, SendError, Sender,
+};
 pub use pool::{Slot, WorkerPool};
 pub use stats::{DrainReport, PoolStats};

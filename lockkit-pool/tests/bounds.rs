@@ -6,9 +6,10 @@ use std::future::{Future, Ready};
 use std::time::Duration;
 
 use lockkit_pool::{
-    Cause, DrainError, DrainReport, GroupBuilder, GroupError, GroupReport, GroupSpawner,
-    Incomplete, JoinedFromWithin, Outcome, PanicReport, Policy, PoolError, PoolStats, Rejected,
-    Slot, SpawnError, SubmitError, TaskGroup, TaskHandle, WorkerPool,
+    Cause, DrainError, DrainReport, Fault, GroupBuilder, GroupError, GroupReport, GroupSpawner,
+    Incomplete, JoinedFromWithin, OnFault, Outcome, PanicReport, Pipeline, PipelineBuilder,
+    PipelineEnd, PipelineError, PipelineReport, PipelineStats, Policy, PoolError, PoolStats,
+    Rejected, SendError, Sender, Slot, SpawnError, SubmitError, TaskGroup, TaskHandle, WorkerPool,
 };
 
 fn send<T: Send>(_: &T) {}
@@ -74,4 +75,25 @@ fn groups_cross_threads() {
     let group = TaskGroup::<Local, Local>::new();
     send(&group.spawn(async { Ok(Cell::new(1)) }));
     send(&group.join());
+}
+
+#[test]
+fn pipelines_cross_threads() {
+    all::<Pipeline<Local, Local>>();
+    all::<Sender<Local>>();
+    all::<PipelineReport<u8>>();
+    all::<PipelineStats>();
+    all::<PipelineEnd>();
+    all::<OnFault>();
+    error::<PipelineError>();
+    error::<SendError<u8>>();
+    error::<Fault<std::fmt::Error>>();
+    let building: fn(PipelineBuilder<Local, Local>) -> _ = PipelineBuilder::run;
+    let _ = building(Pipeline::builder());
+    let _ = async |mut pipeline: Pipeline<Local, Local>, sender: Sender<Local>| {
+        send(&pipeline.join());
+        send(&pipeline.drain(Duration::ZERO));
+        send(&sender.send(Cell::new(1)));
+        send(&sender.stopped());
+    };
 }

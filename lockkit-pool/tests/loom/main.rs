@@ -27,6 +27,7 @@ mod stop;
 
 mod group;
 mod handover;
+mod pipeline;
 mod runners;
 
 use std::future::poll_fn;
