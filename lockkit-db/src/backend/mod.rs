@@ -56,6 +56,12 @@ pub trait Dialect: sqlx::Database {
     /// Rolls back all of it; whether the connection is then known to be at depth 0 without a transaction.
     fn rollback(connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
 
+    /// Runs one statement that returns nothing.
+    fn run(
+        connection: &mut Self::Connection,
+        text: String,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     /// Puts back what `begin` changed; whether that has worked.
     fn restore(
         connection: &mut Self::Connection,

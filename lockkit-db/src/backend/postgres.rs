@@ -123,6 +123,10 @@ impl Dialect for Postgres {
             && Manager::rollback(connection).await.is_ok()
     }
 
+    async fn run(connection: &mut PgConnection, text: String) -> Result<(), sqlx::Error> {
+        connection.execute(AssertSqlSafe(text)).await.map(drop)
+    }
+
     async fn restore(_connection: &mut PgConnection, (): ()) -> bool {
         true
     }

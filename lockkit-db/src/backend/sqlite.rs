@@ -159,6 +159,10 @@ impl Dialect for Sqlite {
         depth(connection).await == 1 && Manager::rollback(connection).await.is_ok()
     }
 
+    async fn run(connection: &mut SqliteConnection, text: String) -> Result<(), sqlx::Error> {
+        connection.execute(AssertSqlSafe(text)).await.map(drop)
+    }
+
     async fn restore(connection: &mut SqliteConnection, before: Self::Before) -> bool {
         let Some(Pragmas {
             busy_timeout,

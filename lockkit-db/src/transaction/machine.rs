@@ -89,6 +89,9 @@ pub(crate) struct Machine {
     attempt: u32,
     /// Whether a lost answer to COMMIT may be followed by another attempt.
     idempotent: bool,
+    /// Set once an attempt has followed a commit of which nobody knows: whatever fails from then on, it is not
+    /// known that nothing is committed.
+    in_doubt: bool,
 }
 
 impl Machine {
@@ -98,6 +101,7 @@ impl Machine {
             retry: Retry::new(policy, now),
             attempt: 0,
             idempotent,
+            in_doubt: false,
         }
     }
 
@@ -149,12 +153,9 @@ impl Machine {
             (Phase::Committing, Event::Unanswered { askable: true }) => (Phase::Asking, Step::Ask),
             (Phase::Committing, Event::Unanswered { askable: false })
             | (Phase::Asking, Event::Told { committed: None }) => {
+                self.in_doubt = true;
                 let after = if self.idempotent {
-                    match self.after(true, now) {
-                        // Giving up does not make it known.
-                        After::End(_) => After::End(End::Unknown),
-                        pause @ After::Pause(_) => pause,
-                    }
+                    self.after(true, now)
                 } else {
                     After::End(End::Unknown)
                 };
@@ -184,6 +185,8 @@ impl Machine {
         };
         match self.retry.on(event, now) {
             Action::Sleep(pause) => After::Pause(pause),
+            // Giving up does not make it known.
+            Action::GiveUp(_) if self.in_doubt => After::End(End::Unknown),
             Action::GiveUp(Reason::Permanent) => After::End(End::Failed(None)),
             Action::GiveUp(reason) => After::End(End::Failed(Some(reason))),
             // The enum may grow; to stop is always safe.

@@ -231,6 +231,8 @@ impl<'p, DB: Backend> Retry<'p, DB> {
             Step::End(End::Failed(Some(reason))) => {
                 Err(given_up(self.attempt(), Some(reason), error))
             }
+            // An earlier attempt may have been committed.
+            Step::End(End::Unknown) => Err(E::from(unknown(None, error))),
             _ => Err(error),
         }
     }

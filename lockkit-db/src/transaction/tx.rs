@@ -24,8 +24,9 @@ use crate::{Error, Receipt};
 pub struct Tx<'c, DB: Backend> {
     link: Link<'c, DB>,
     attempt: u32,
-    /// Set while a savepoint is made or ended: should that be dropped half-way, it stays set, and nobody knows
-    /// which statements a commit would keep.
+    /// The savepoints that are open, which names the next one.
+    savepoints: u32,
+    /// A savepoint was dropped that was neither kept nor undone, so nobody has said what a commit should keep.
     torn: bool,
     hooks: Hooks,
 }
@@ -45,9 +46,27 @@ enum Link<'c, DB: Backend> {
 
 /// A part of a transaction that can be undone by itself. Dereferences to the transaction.
 ///
-/// Dropped, it is undone: the ROLLBACK TO goes out with the next statement.
+/// To be ended by [`release`](Self::release) or [`rollback`](Self::rollback). Dropped, the transaction cannot be
+/// committed any more, as nothing can be undone without waiting. So bound the time of what is done in it, not of
+/// the whole:
+///
+/// ```no_run
+/// # #[cfg(feature = "postgres")]
+/// # async fn f(tx: &mut lockkit_db::transaction::Tx<'_, sqlx::Postgres>) -> Result<(), lockkit_db::Error> {
+/// # use lockkit_db::sqlx;
+/// # use std::time::Duration;
+/// let mut part = tx.savepoint().await?;
+/// let index = sqlx::query("UPDATE report SET total = (SELECT sum(n) FROM t)").execute(&mut **part);
+/// match tokio::time::timeout(Duration::from_secs(1), index).await {
+///     Ok(Ok(_)) => part.release().await?,
+///     _ => part.rollback().await?,
+/// }
+/// # Ok(()) }
+/// ```
+#[must_use = "dropped, it keeps the transaction from being committed"]
 pub struct Savepoint<'t, 'c, DB: Backend> {
     tx: &'t mut Tx<'c, DB>,
+    level: u32,
     open: bool,
 }
 
@@ -119,6 +138,7 @@ impl<DB: Backend> Tx<'static, DB> {
             Ok(before) => Ok(Self {
                 link: Link::Own { held, before },
                 attempt,
+                savepoints: 0,
                 torn: false,
                 hooks: Vec::new(),
             }),
@@ -156,6 +176,7 @@ impl<'c, DB: Backend> Tx<'c, DB> {
         Ok(Self {
             link: Link::Joined(connection),
             attempt: 1,
+            savepoints: 0,
             torn: false,
             hooks: Vec::new(),
         })
@@ -195,22 +216,22 @@ impl<'c, DB: Backend> Tx<'c, DB> {
     ///
     /// # Errors
     ///
-    /// The database's; the transaction cannot be committed then.
+    /// The database's.
     ///
     /// # Cancel safety
     ///
-    /// Dropped in the middle, the transaction cannot be committed any more, and
-    /// [`commit`](Self::commit) will say so.
+    /// Dropped, the transaction goes on, with or without a savepoint that nobody uses.
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_, 'c, DB>, Error> {
-        if self.torn {
-            return Err(Error::Ended { problem: TORN });
+        // Not by sqlx, which rolls back everything when this is dropped. And its own names are others.
+        let level = self.savepoints;
+        let text = format!("SAVEPOINT lockkit_{level}");
+        if let Err(error) = DB::run(self.connection(), text).await {
+            return Err(self.explain(error));
         }
-        self.torn = true;
-        // sqlx rolls back everything when this fails or is dropped; hence `torn` in both cases.
-        DB::TransactionManager::begin(self.connection(), None).await?;
-        self.torn = false;
+        self.savepoints += 1;
         Ok(Savepoint {
             tx: self,
+            level,
             open: true,
         })
     }
@@ -336,7 +357,7 @@ impl<'c, DB: Backend> Tx<'c, DB> {
     }
 }
 
-const TORN: &str = "a savepoint was dropped while it was made or ended";
+const TORN: &str = "a savepoint was dropped that was neither released nor rolled back";
 const SWALLOWED: &str = "an error in it was not passed on";
 
 fn unsupported<DB: Backend>(what: &'static str) -> Error {
@@ -402,18 +423,23 @@ impl<DB: Backend> Savepoint<'_, '_, DB> {
     ///
     /// # Cancel safety
     ///
-    /// As [`Tx::savepoint`].
+    /// Dropped, the transaction cannot be committed any more.
     pub async fn release(mut self) -> Result<(), Error> {
-        self.tx.torn = true;
-        let released = DB::TransactionManager::commit(self.tx.connection()).await;
-        self.tx.torn = false;
-        released?;
-        self.open = false;
-        Ok(())
+        match self.send("RELEASE").await {
+            Ok(()) => {
+                self.open = false;
+                Ok(())
+            }
+            Err(error) => {
+                let error = self.tx.explain(error);
+                self.rollback().await?;
+                Err(error)
+            }
+        }
     }
 
-    /// Undoes what was done since, and locks taken since are free. An error since, after which PostgreSQL
-    /// would refuse everything, is forgiven.
+    /// Undoes what was done since, and frees the locks taken since. An error since, after which PostgreSQL
+    /// refuses everything, is forgiven.
     ///
     /// # Errors
     ///
@@ -421,14 +447,18 @@ impl<DB: Backend> Savepoint<'_, '_, DB> {
     ///
     /// # Cancel safety
     ///
-    /// As [`Tx::savepoint`].
+    /// Dropped, the transaction cannot be committed any more.
     pub async fn rollback(mut self) -> Result<(), Error> {
-        self.tx.torn = true;
-        // Whether it is undone is not known if this fails, so it stays torn.
-        DB::TransactionManager::rollback(self.tx.connection()).await?;
-        self.tx.torn = false;
+        self.send("ROLLBACK TO")
+            .await
+            .map_err(|error| self.tx.explain(error))?;
         self.open = false;
         Ok(())
+    }
+
+    async fn send(&mut self, what: &str) -> Result<(), sqlx::Error> {
+        let text = format!("{what} SAVEPOINT lockkit_{}", self.level);
+        DB::run(self.tx.connection(), text).await
     }
 }
 
@@ -448,9 +478,8 @@ impl<'c, DB: Backend> DerefMut for Savepoint<'_, 'c, DB> {
 
 impl<DB: Backend> Drop for Savepoint<'_, '_, DB> {
     fn drop(&mut self) {
-        if self.open && !self.tx.torn {
-            DB::TransactionManager::start_rollback(self.tx.connection());
-        }
+        self.tx.savepoints = self.level;
+        self.tx.torn |= self.open;
     }
 }
 

@@ -7,9 +7,15 @@
 
 #[path = "../../src/queue/claims.rs"]
 mod claims;
+#[path = "../../src/transaction/held.rs"]
+mod held;
 #[expect(dead_code, reason = "the worker uses the rest")]
 #[path = "../../src/queue/lease.rs"]
 mod lease;
+#[expect(dead_code, reason = "the driver uses the rest")]
+#[path = "../../src/transaction/machine.rs"]
+mod machine;
+mod transaction;
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

@@ -252,13 +252,28 @@ on_both! {
         inner.rollback().await.unwrap();
         kept.release().await.unwrap();
 
-        let mut dropped = tx.savepoint().await.unwrap();
-        sqlx::query("UPDATE t SET n = 3 WHERE id = 3").execute(&mut **dropped).await.unwrap();
-        drop(dropped);
+        let mut undone = tx.savepoint().await.unwrap();
+        sqlx::query("UPDATE t SET n = 3 WHERE id = 3").execute(&mut **undone).await.unwrap();
+        undone.rollback().await.unwrap();
 
         tx.commit().await.unwrap();
         assert_eq!((scene.n(1).await, scene.n(2).await, scene.n(3).await), (1, 2, 0));
         scene.is_clean().await;
+    }
+}
+
+on_both! {
+    // Mutant: T3 a dropped savepoint is kept
+    async fn a_savepoint_that_is_dropped_keeps_the_transaction_from_being_committed(scene: 1) {
+        let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
+        let mut dropped = tx.savepoint().await.unwrap();
+        sqlx::query("UPDATE t SET n = 3").execute(&mut **dropped).await.unwrap();
+        drop(dropped);
+        // What comes after it is within the transaction all the same.
+        sqlx::query("UPDATE t SET n = 4").execute(&mut *tx).await.unwrap();
+        assert!(matches!(tx.commit().await, Err(Error::Ended { .. })));
+        scene.is_clean().await;
+        assert_eq!(scene.n(1).await, 0);
     }
 }
 
