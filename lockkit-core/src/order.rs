@@ -58,7 +58,7 @@ use std::task::Waker;
 
 pub use self::books::{Nesting, Violation};
 
-use self::books::{Books, Node, Task, Want};
+use self::books::{Books, Node, Number, Task, Want};
 use crate::sync::{Mutex, WATCHERS};
 
 /// So many orders are remembered.
@@ -87,7 +87,7 @@ pub(crate) struct Intent(Watched<Option<Want>>);
 
 /// A lock that is on somebody's books.
 #[derive(Debug)]
-pub(crate) struct Ticket(Watched<Option<(Task, u64)>>);
+pub(crate) struct Ticket(Watched<Option<(Task, Number)>>);
 
 /// Sets what is told of each violation, for the whole process, instead of the default: a line on stderr,
 /// or with the feature `tracing` an event at level `ERROR`.

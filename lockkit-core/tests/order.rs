@@ -209,6 +209,21 @@ fn the_keys_of_one_call_have_no_order_among_themselves() {
     reported(1);
 }
 
+/// Each of them looks at what is held outside of the call, not at the thousands within.
+#[test]
+fn ten_thousand_keys_of_one_call_are_watched_too() {
+    let mutex = KeyedMutex::new();
+    let task = Task::new();
+    let held = task.has(mutex.lock(10_000));
+    drop(task.has(mutex.lock_many(0..10_000)));
+    drop(held);
+    reported(0);
+    let held = task.has(mutex.lock(9_999));
+    drop(task.has(mutex.lock(10_000)));
+    drop(held);
+    reported(1);
+}
+
 #[test]
 fn locks_of_different_tasks_are_not_nested() {
     let mutex = KeyedMutex::new();

@@ -72,7 +72,7 @@ struct State<K> {
 /// ```
 /// | | `held` | queue |
 /// |---|---|---|
-/// | Shared | 1 to limit - 1 | nobody waits |
+/// | Shared | 1 to limit - 1, so never with a limit of 1 | nobody waits |
 /// | Full | limit | nobody waits |
 /// | Waited | limit | somebody waits: a release hands over to the first, and `held` stays |
 ///

@@ -1,6 +1,6 @@
 //! Who holds what, and which lock was ever asked for while which other was held.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::panic::Location;
 use std::task::Waker;
@@ -44,17 +44,15 @@ pub struct Violation {
 
 #[derive(Debug)]
 pub(crate) struct Books {
-    held: HashMap<Task, Vec<Holding>>,
+    /// Sorted by group, so that a task that takes thousands of locks as one group skips them at once.
+    held: HashMap<Task, BTreeMap<Number, Want>>,
     orders: Orders,
     reported: HashSet<(Nesting, bool)>,
-    tickets: u64,
+    last: u64,
 }
 
-#[derive(Debug)]
-struct Holding {
-    ticket: u64,
-    lock: Want,
-}
+/// Of a lock on the books: its group, and a count.
+pub(crate) type Number = (Option<u64>, u64);
 
 /// A graph: an edge goes from a lock to one that was asked for while it was held.
 #[derive(Debug, Default)]
@@ -147,17 +145,19 @@ impl Books {
                 ..Orders::default()
             },
             reported: HashSet::new(),
-            tickets: 0,
+            last: 0,
         }
     }
 
     /// A task asks for a lock: what of that has not been reported and may deadlock.
     pub(crate) fn announce(&mut self, task: Task, want: &Want) -> Vec<Violation> {
         let mut found = Vec::new();
-        for Holding { lock, .. } in self.held.get(&task).into_iter().flatten() {
-            if want.group.is_some() && want.group == lock.group {
-                continue;
-            }
+        for lock in self
+            .held
+            .get(&task)
+            .into_iter()
+            .flat_map(|held| outside(held, want.group))
+        {
             let nesting = Nesting {
                 outer: lock.at,
                 inner: want.at,
@@ -182,21 +182,19 @@ impl Books {
     }
 
     /// A task has a lock. The number is needed to take it off the books.
-    pub(crate) fn enter(&mut self, task: Task, lock: &Want) -> u64 {
-        self.tickets += 1;
-        self.held.entry(task).or_default().push(Holding {
-            ticket: self.tickets,
-            lock: *lock,
-        });
-        self.tickets
+    pub(crate) fn enter(&mut self, task: Task, lock: &Want) -> Number {
+        self.last += 1;
+        let number = (lock.group, self.last);
+        self.held.entry(task).or_default().insert(number, *lock);
+        number
     }
 
     /// A lock is given back, by whomever.
-    pub(crate) fn leave(&mut self, task: Task, ticket: u64) {
+    pub(crate) fn leave(&mut self, task: Task, number: Number) {
         let Some(held) = self.held.get_mut(&task) else {
             return;
         };
-        held.retain(|holding| holding.ticket != ticket);
+        held.remove(&number);
         if held.is_empty() {
             self.held.remove(&task);
         }
@@ -207,10 +205,21 @@ impl Books {
         self.orders.forget(source);
         // Guards that were leaked.
         self.held.retain(|_, held| {
-            held.retain(|holding| holding.lock.node.source != source);
+            held.retain(|_, lock| lock.node.source != source);
             !held.is_empty()
         });
     }
+}
+
+/// All but those of the group.
+fn outside(held: &BTreeMap<Number, Want>, group: Option<u64>) -> impl Iterator<Item = &Want> {
+    let before = held.range(..(group, 0));
+    let from = if group.is_some() {
+        (group, u64::MAX)
+    } else {
+        (None, 0)
+    };
+    before.chain(held.range(from..)).map(|(_, lock)| lock)
 }
 
 impl Orders {

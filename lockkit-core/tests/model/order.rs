@@ -16,7 +16,7 @@ use lockkit_test::wake::CountingWaker;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use self::books::{Books, Nesting, Node, Task, Violation, Want};
+use self::books::{Books, Nesting, Node, Number, Task, Violation, Want};
 use super::config;
 
 const TASKS: usize = 3;
@@ -93,8 +93,7 @@ struct World {
 struct Held {
     lock: usize,
     at: Place,
-    group: Option<u64>,
-    ticket: u64,
+    number: Number,
 }
 
 fn node(lock: usize) -> Node {
@@ -142,7 +141,7 @@ impl World {
                 let held = &mut self.held[*task];
                 if !held.is_empty() {
                     let held = held.remove(which.index(held.len()));
-                    self.books.leave(self.tasks[*task].1, held.ticket);
+                    self.books.leave(self.tasks[*task].1, held.number);
                 }
             }
         }
@@ -158,8 +157,10 @@ impl World {
         let found = self.books.announce(self.tasks[task].1, &want);
 
         let mut expected = Vec::new();
+        // By group, as the books have them.
+        self.held[task].sort_by_key(|held| held.number);
         for held in &self.held[task] {
-            if group.is_some() && held.group == group {
+            if group.is_some() && held.number.0 == group {
                 continue;
             }
             if held.lock != lock {
@@ -186,13 +187,8 @@ impl World {
             at,
             group,
         };
-        let ticket = self.books.enter(self.tasks[task].1, &want);
-        self.held[task].push(Held {
-            lock,
-            at,
-            group,
-            ticket,
-        });
+        let number = self.books.enter(self.tasks[task].1, &want);
+        self.held[task].push(Held { lock, at, number });
     }
 
     /// Whether some orders lead from one lock to the other: all locks that can be reached, step by step.
@@ -250,9 +246,9 @@ fn the_oldest_order_is_forgotten_when_there_are_too_many() {
             at: places.next().unwrap(),
             group: None,
         };
-        let ticket = books.enter(task, &want(outer));
+        let number = books.enter(task, &want(outer));
         let found = books.announce(task, &want(inner));
-        books.leave(task, ticket);
+        books.leave(task, number);
         found.len()
     };
     let mut books = Books::new(2);
@@ -282,9 +278,9 @@ fn the_orders_of_a_mutex_go_with_it() {
         group: None,
     };
     let mut books = Books::new(usize::MAX);
-    let ticket = books.enter(task, &want(0, 0));
+    let number = books.enter(task, &want(0, 0));
     assert!(books.announce(task, &want(1, 1)).is_empty());
-    books.leave(task, ticket);
+    books.leave(task, number);
     // That of the locks with odd numbers.
     books.forget(1);
     books.enter(task, &want(1, 2));
