@@ -152,12 +152,8 @@ impl Books {
     /// A task asks for a lock: what of that has not been reported and may deadlock.
     pub(crate) fn announce(&mut self, task: Task, want: &Want) -> Vec<Violation> {
         let mut found = Vec::new();
-        for lock in self
-            .held
-            .get(&task)
-            .into_iter()
-            .flat_map(|held| outside(held, want.group))
-        {
+        let held = self.held.get(&task).into_iter();
+        for lock in held.flat_map(|held| outside(held, want.group)) {
             let nesting = Nesting {
                 outer: lock.at,
                 inner: want.at,

@@ -41,7 +41,7 @@ fn nothing_is_left(mutex: &Mutex) {
 
 /// The counter is read and written with relaxed orderings, so each holder sees what the one before it wrote
 /// only if the lock says so.
-// Mutant: E62
+// Mutants: E62, E63b
 #[test]
 fn keyed_one_holder_a_key() {
     check("keyed: one key, three holders", 3, || {
@@ -106,7 +106,7 @@ fn keyed_cancelled_grant_goes_to_the_next() {
     });
 }
 
-// Mutant: E63
+// Mutant: E63a
 #[test]
 fn keyed_nobody_overtakes_a_handover() {
     check("keyed: handover vs newcomer", 3, || {
@@ -214,7 +214,7 @@ fn keyed_len_misses_nobody_who_moves() {
     }
 }
 
-// Mutant: E63
+// Mutant: E63b
 #[test]
 fn keyed_limit_is_never_exceeded() {
     check("keyed: three for two permits", 3, || {

@@ -206,7 +206,7 @@ impl World {
 proptest! {
     #![proptest_config(config())]
 
-    // Mutants: E60, E61, E62, E63
+    // Mutants: E60, E61, E62, E63a, E63b, E65
     #[test]
     fn every_keyed_history_is_one_of_counts_and_queues(
         limit in 1..=3_usize,
