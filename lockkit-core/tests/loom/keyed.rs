@@ -219,10 +219,10 @@ fn keyed_len_misses_nobody_who_moves() {
 fn keyed_limit_is_never_exceeded() {
     check("keyed: three for two permits", 3, || {
         let semaphore = Arc::new(KeyedSemaphore::with_hasher(2, Fixed::default()).unwrap());
-        let inside = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let pass = |it: &KeyedSemaphore<u8, Fixed>, inside: &std::sync::atomic::AtomicUsize| {
+        let inside = Arc::new(AtomicUsize::new(0));
+        let pass = |it: &KeyedSemaphore<u8, Fixed>, inside: &AtomicUsize| {
             let permit = block_on(it.acquire(1));
-            // Not the checker's: they cost no schedules.
+            // The checker's, so that others get their turn between the two.
             assert!(inside.fetch_add(1, Ordering::SeqCst) < 2);
             inside.fetch_sub(1, Ordering::SeqCst);
             drop(permit);
