@@ -137,7 +137,7 @@ mod sharing {
         }
     }
 
-    // Mutant: E79
+    // Mutants: E79, E80a
     #[test]
     fn who_is_told_and_calls_again_begins_afresh() {
         let flights: &'static SingleFlight<u8, u32> = Box::leak(Box::default());
@@ -364,7 +364,6 @@ mod panics {
         results
     }
 
-    // Mutant: E80
     #[test]
     fn a_panic_is_an_error_for_everybody_and_the_next_call_begins_afresh() {
         let results = two_and_one(|| async {
@@ -376,6 +375,7 @@ mod panics {
         assert_eq!(results[0].clone().unwrap_err().to_string(), text);
     }
 
+    // Mutant: E80b
     #[test]
     fn so_is_one_in_making_the_work() {
         let results = two_and_one(|| -> std::future::Ready<u32> { panic!("boom") });

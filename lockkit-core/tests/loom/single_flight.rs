@@ -107,7 +107,7 @@ fn poll_with<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output
 }
 
 /// Each sees a computation that was under way or is its own; the last number says how many there were.
-// Mutant: E80
+// Mutant: E80a
 #[test]
 fn single_flight_callers_all_get_a_result() {
     check("single flight: three callers", 3, || {
@@ -220,16 +220,19 @@ fn single_flight_never_removes_its_successor() {
     });
 }
 
-// Mutant: E80
+/// Both in making the work and in polling it.
+// Mutants: E80a, E80b
 #[test]
 fn single_flight_that_panics_tells_everybody() {
     check("single flight: a panic", 3, || {
         let world = World::new();
         // Unlike `panic!`, does not call the hook, which would print each time.
-        let panics = || async { resume_unwind(Box::new("boom")) };
-        let call = move |it: Arc<World>| block_on(it.flights.run((), panics));
-        let others = [(); 2].map(|()| world.with(call));
-        let mine = call(Arc::clone(&world));
+        let panics = || resume_unwind(Box::new("boom"));
+        let makes =
+            move |it: Arc<World>| block_on(it.flights.run((), || -> Computation { panics() }));
+        let polls = move |it: Arc<World>| block_on(it.flights.run((), || async move { panics() }));
+        let others = [world.with(makes), world.with(polls)];
+        let mine = makes(Arc::clone(&world));
         let error = FlightError::Panicked {
             message: "boom".to_owned(),
         };
