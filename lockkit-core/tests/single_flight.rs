@@ -740,9 +740,9 @@ mod wakers {
     }
 
     /// The work wakes itself while it is polled, as one that lets others go first does.
-    // Mutants: E76a, E76b
+    // Mutant: E76a
     #[test]
-    fn work_that_wakes_itself_wakes_everybody() {
+    fn work_that_wakes_itself_is_polled_by_the_next() {
         let flights = SingleFlight::new();
         let steps = |cx: &mut Context<'_>| {
             cx.waker().wake_by_ref();
@@ -758,6 +758,22 @@ mod wakers {
         assert_eq!((first.take(), second.take()), (0, 1));
         assert!(poll_with(&mut one, &first.waker()).is_pending());
         assert_eq!((first.take(), second.take()), (1, 0));
+    }
+
+    // Mutants: E76a, E76b
+    #[test]
+    fn work_that_wakes_itself_wakes_those_who_came_while_it_was_polled() {
+        let flights: &'static SingleFlight<u8, ()> = Box::leak(Box::default());
+        let second_task = CountingWaker::new();
+        let waker = second_task.waker();
+        let mut first = flights.run(1, || async move {
+            let mut second = flights.run(1, || ready(()));
+            assert!(poll_with(&mut second, &waker).is_pending());
+            std::mem::forget(second);
+            yield_now().await;
+        });
+        assert!(poll(&mut first).is_pending());
+        assert_eq!(second_task.wakes(), 1);
     }
 
     #[test]

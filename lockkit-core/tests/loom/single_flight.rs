@@ -122,8 +122,8 @@ fn single_flight_callers_all_get_a_result() {
     });
 }
 
-/// The first caller is kept and not polled any more. The fire comes before, in, or after a poll.
-// Mutants: E75, E76a, E76b
+/// The first caller is kept and not polled any more. The fire comes before or after the other's poll.
+// Mutant: E75
 #[test]
 fn single_flight_leader_that_is_not_polled_holds_up_nobody() {
     check("single flight: the leader is not polled", 3, || {
@@ -138,6 +138,23 @@ fn single_flight_leader_that_is_not_polled_holds_up_nobody() {
         assert_eq!(poll(&mut leader), Poll::Ready(Ok(0)));
         drop(leader);
         assert_eq!(world.begun.load(Ordering::SeqCst), 1);
+        world.nothing_is_left();
+    });
+}
+
+/// One of two is polled once and kept. The fire comes before, in, or after that poll.
+// Mutants: E76a, E76b
+#[test]
+fn single_flight_wake_while_it_is_polled_is_not_lost() {
+    check("single flight: a wake in the middle of a poll", 3, || {
+        let world = World::new();
+        let other = world.with(|it| block_on(it.flights.run((), it.waits())));
+        let fires = world.with(|it| it.fire());
+        let mut kept = world.flights.run((), world.waits());
+        let _ = poll(&mut kept);
+        assert!(other.join().unwrap().is_ok());
+        fires.join().unwrap();
+        drop(kept);
         world.nothing_is_left();
     });
 }
@@ -220,17 +237,19 @@ fn single_flight_never_removes_its_successor() {
     });
 }
 
+/// Unlike `panic!`, does not call the hook, which would print each time.
+fn boom() -> ! {
+    resume_unwind(Box::new("boom"))
+}
+
 /// Both in making the work and in polling it.
 // Mutants: E80a, E80b
 #[test]
 fn single_flight_that_panics_tells_everybody() {
     check("single flight: a panic", 3, || {
         let world = World::new();
-        // Unlike `panic!`, does not call the hook, which would print each time.
-        let panics = || resume_unwind(Box::new("boom"));
-        let makes =
-            move |it: Arc<World>| block_on(it.flights.run((), || -> Computation { panics() }));
-        let polls = move |it: Arc<World>| block_on(it.flights.run((), || async move { panics() }));
+        let makes = |it: Arc<World>| block_on(it.flights.run((), || -> Computation { boom() }));
+        let polls = |it: Arc<World>| block_on(it.flights.run((), || async { boom() }));
         let others = [world.with(makes), world.with(polls)];
         let mine = makes(Arc::clone(&world));
         let error = FlightError::Panicked {

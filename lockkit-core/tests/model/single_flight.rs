@@ -311,7 +311,7 @@ impl<'a> World<'a> {
 proptest! {
     #![proptest_config(config())]
 
-    // Mutants: E75, E76b, E77, E81
+    // Mutants: E75, E77, E81
     #[test]
     fn every_history_of_flights_is_one_of_a_map(
         steps in prop::collection::vec(step(), 1..80),
