@@ -30,6 +30,10 @@ use crate::ledger::{Ending, Ledger, Phase};
 use crate::stats::{DrainReport, PoolStats};
 use crate::stop::Stop;
 
+/// How often a runner looks again, each time after others have had a turn. A runner that leaves may put a
+/// thread to sleep, which takes long to wake.
+const LOOKS: u8 = 2;
+
 /// What the engine asks of a task. None of it may panic.
 pub(crate) trait Work {
     /// Drops what is left of the task; tells how it has ended by that.
@@ -78,8 +82,8 @@ pub(crate) struct Seat<J: Work, L: Copy + PartialEq> {
 
 enum Doing<J> {
     Searching {
-        /// Whether the next empty look is the last one.
-        last: bool,
+        /// How many more empty looks it has before the last one.
+        looks: u8,
     },
     Working(Working<J>),
     Gone,
@@ -288,7 +292,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
             lane,
             stop: Arc::new(Stop::new()),
             driver: None,
-            doing: Doing::Searching { last: false },
+            doing: Doing::Searching { looks: LOOKS },
         }
     }
 
@@ -310,7 +314,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
 
     /// Looks for the first task in line.
     pub(crate) fn look(&mut self, now: Instant) -> Found {
-        let Doing::Searching { last } = self.doing else {
+        let Doing::Searching { looks } = self.doing else {
             unreachable!("only who searches looks");
         };
         let mut state = self.engine.state.lock();
@@ -319,8 +323,8 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
             drop(state);
             return taken.answer(&self.stop);
         }
-        if !last {
-            self.doing = Doing::Searching { last: true };
+        if looks > 0 {
+            self.doing = Doing::Searching { looks: looks - 1 };
             return Found::Nothing;
         }
         self.doing = Doing::Gone;
@@ -335,7 +339,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
     /// Its task has ended, and everything of the user's but the outcome is dropped. It looks for the next one,
     /// unless it is to let others have a turn first.
     pub(crate) fn end(&mut self, ending: Ending, now: Instant, go_on: bool) -> Found {
-        let searching = Doing::Searching { last: true };
+        let searching = Doing::Searching { looks: LOOKS };
         let Doing::Working(work) = std::mem::replace(&mut self.doing, searching) else {
             unreachable!("only what was begun ends");
         };

@@ -1,22 +1,21 @@
 //! The tasks that wait for a runner, and the runners that come for them: one lane for each runtime.
 //!
 //! A plain struct under the engine's lock. The rule that keeps every task moving, true whenever the lock is
-//! free: **in a lane with `q` tasks in line, at least `min(q, 2)` runners are searching**, that is, on their
-//! way to look. Who adds a task or takes one is told how many runners he has to spawn for that; they count as
-//! searching at once. A runner stops searching only by taking a task, or by looking into an empty line, and
-//! what makes the line longer asks for more of them, so no task is ever left between the last look of one
-//! runner and the submit that counted on it.
+//! free: **in a lane with tasks in line, a runner is searching**, that is, on its way to look. Who adds a task
+//! or takes one is told how many runners he has to spawn for that; they count as searching at once. A
+//! runner stops searching only by taking a task, or by looking into an empty line, and what makes the line
+//! longer asks for more of them, so no task is ever left between the last look of one runner and the
+//! submit that counted on it.
 //!
-//! Two and not one: a freshly spawned runner may have to wait for the very thread that spawned it (tokio keeps
-//! the latest task of a worker for that worker alone). The second pushes the first into the part of the queue
-//! where any thread finds it.
+//! A long line calls for two, so that more threads than one are woken for it.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use lockkit_core::OwnedPermit;
 
-const SEARCHERS: usize = 2;
+/// From this length on a line is long: to wake another thread costs more than a few short tasks.
+const LONG: usize = 4;
 
 /// A task in line, with its place.
 pub(crate) struct Queued<J> {
@@ -57,7 +56,7 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
         let number = self.find(name);
         let lane = &mut self.lanes[number];
         lane.line.push_back(queued);
-        lane.call_runners(number)
+        lane.call(number)
     }
 
     /// A runner that searches looks. Without a task, it searches on.
@@ -65,7 +64,7 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
         let lane = &mut self.lanes[number];
         let queued = lane.line.pop_front()?;
         lane.searching -= 1;
-        Some((queued, lane.call_runners(number)))
+        Some((queued, lane.call(number)))
     }
 
     /// A runner has ended its task and searches again.
@@ -104,17 +103,18 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
 }
 
 impl<J, L> Lane<J, L> {
-    fn call_runners(&mut self, number: usize) -> Call {
-        let missing = self
-            .line
-            .len()
-            .min(SEARCHERS)
-            .saturating_sub(self.searching);
-        self.searching += missing;
-        self.runners += missing;
+    fn call(&mut self, number: usize) -> Call {
+        let wanted: usize = match self.line.len() {
+            0 => 0,
+            1..LONG => 1,
+            _ => 2,
+        };
+        let runners = wanted.saturating_sub(self.searching);
+        self.searching += runners;
+        self.runners += runners;
         Call {
             lane: number,
-            runners: missing,
+            runners,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::task::coop;
@@ -18,6 +19,11 @@ use crate::lane::Call;
 use crate::task::BoxedJob;
 
 type Seat = engine::Seat<BoxedJob, Id>;
+
+/// How long a runner goes on from task to task before others on its thread have a turn: above all the one who
+/// submits, and who may have been woken by the end of the first. Long beside a turn's cost, short beside
+/// what wakes a thread that has gone to sleep for want of work.
+const SLICE: Duration = Duration::from_micros(5);
 
 struct Runner {
     seat: Seat,
@@ -65,6 +71,7 @@ impl Future for Runner {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let pool = this.seat.engine().id();
+        let mut since = None;
         loop {
             let found = if let Some((job, stop)) = this.seat.working() {
                 let stopped = stop.is_fired();
@@ -74,14 +81,26 @@ impl Future for Runner {
                     }
                     return Poll::Pending;
                 };
+                let now = now();
+                let ran = now.saturating_duration_since(*since.get_or_insert(now));
                 // After so many tasks it is the turn of others, as with anything else that loops in tokio.
                 let turn = coop::poll_proceed(cx).map(|turn| turn.made_progress());
-                this.seat.end(ending, now(), turn.is_ready())
+                this.seat.end(ending, now, turn.is_ready() && ran < SLICE)
             } else {
-                this.seat.look(now())
+                let now = now();
+                since = since.or(Some(now));
+                this.seat.look(now)
             };
             match found {
-                Found::Task(call) => this.answer(call),
+                Found::Task(call) if call.runners == 0 => {}
+                // tokio keeps the latest task that a thread has spawned for that very thread, where nobody
+                // else finds it. So it is that runner's turn now, and this one with its task, which may
+                // not let go for long, goes to where any thread finds it.
+                Found::Task(call) => {
+                    this.answer(call);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Found::Nothing => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
