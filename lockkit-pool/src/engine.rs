@@ -22,11 +22,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use lockkit_core::OwnedPermit;
 use lockkit_core::sync::Mutex;
 
+use crate::grant::Grant;
 use crate::lane::{Call, Lanes, Queued};
-use crate::ledger::{Ending, Ledger, Phase};
+use crate::ledger::{Ending, Event, Ledger, Phase};
 use crate::stats::{DrainReport, PoolStats};
 use crate::stop::Stop;
 
@@ -58,7 +58,7 @@ pub(crate) struct Place<J, L> {
     engine: Arc<Engine<J, L>>,
     held: Held,
     /// Only `None` once it is gone. Dropped after `drop` has run: the books come first.
-    permit: Option<OwnedPermit>,
+    grant: Option<Grant>,
 }
 
 #[derive(Clone, Copy)]
@@ -102,13 +102,14 @@ pub(crate) enum Found {
 
 struct Working<J> {
     job: J,
-    permit: OwnedPermit,
+    grant: Grant,
     began: Instant,
 }
 
-/// Resolves when the pool is idle, as its phase defines it.
-pub(crate) struct Idle<'a, J, L> {
+/// Resolves when the pool has come so far.
+pub(crate) struct Until<'a, J, L> {
     engine: &'a Engine<J, L>,
+    event: Event,
     /// Its line in the ledger.
     ticket: Option<u64>,
 }
@@ -121,22 +122,33 @@ impl<J, L> Engine<J, L> {
 
     /// Ends the admissions. Tasks go on, those in line too, and held slots can be used.
     pub(crate) fn close(&self) {
-        self.state.lock().ledger.close();
+        let waiting = self.state.lock().ledger.close();
+        waiting.wake();
     }
 
     /// Tells every task to stop, and lets no slot start any more. Closes first, if nobody has.
     pub(crate) fn abort(&self) {
-        let (stops, drains) = self.state.lock().ledger.abort();
+        let (stops, waiting) = self.state.lock().ledger.abort();
         for stop in stops {
             stop.fire();
         }
-        drains.wake();
+        waiting.wake();
     }
 
     /// Resolves when the pool is idle; never while it is open.
-    pub(crate) fn idle(&self) -> Idle<'_, J, L> {
-        Idle {
+    pub(crate) fn idle(&self) -> Until<'_, J, L> {
+        self.until(Event::Idle)
+    }
+
+    /// Resolves when the pool is closed.
+    pub(crate) fn closed(&self) -> Until<'_, J, L> {
+        self.until(Event::Closed)
+    }
+
+    fn until(&self, event: Event) -> Until<'_, J, L> {
+        Until {
             engine: self,
+            event,
             ticket: None,
         }
     }
@@ -169,7 +181,7 @@ impl<J, L: Copy + PartialEq> Engine<J, L> {
     pub(crate) fn submit(
         &self,
         lane: L,
-        permit: OwnedPermit,
+        grant: Grant,
         asked: Option<Instant>,
         job: impl FnOnce() -> J,
     ) -> Option<Call> {
@@ -179,9 +191,9 @@ impl<J, L: Copy + PartialEq> Engine<J, L> {
             drop(state);
             return None;
         }
-        state.ledger.enter_task();
+        state.ledger.enter_task(grant.weight());
         let job = job();
-        Some(state.lanes.push(lane, Queued { job, permit, asked }))
+        Some(state.lanes.push(lane, Queued { job, grant, asked }))
     }
 }
 
@@ -189,7 +201,7 @@ impl<J, L: Copy + PartialEq> Place<J, L> {
     /// Admits the holder of a permit, as a slot; `None`, and the permit is given back, once closed.
     pub(crate) fn admit(
         engine: &Arc<Engine<J, L>>,
-        permit: OwnedPermit,
+        grant: Grant,
         waited: Duration,
     ) -> Option<Self> {
         {
@@ -197,13 +209,13 @@ impl<J, L: Copy + PartialEq> Place<J, L> {
             if state.ledger.phase() != Phase::Open {
                 return None;
             }
-            state.ledger.enter_slot();
+            state.ledger.enter_slot(grant.weight());
             state.ledger.waited(waited);
         }
         Some(Self {
             engine: Arc::clone(engine),
             held: Held::Slot,
-            permit: Some(permit),
+            grant: Some(grant),
         })
     }
 
@@ -229,11 +241,11 @@ impl<J, L: Copy + PartialEq> Place<J, L> {
             drop(state);
             return Err(self);
         }
-        let permit = self.permit.take().expect("a slot has its permit");
+        let grant = self.grant.take().expect("a slot has its permit");
         state.ledger.turn_slot_into_task();
         let job = job();
         let asked = None;
-        let call = state.lanes.push(lane, Queued { job, permit, asked });
+        let call = state.lanes.push(lane, Queued { job, grant, asked });
         drop(state);
         self.held = Held::Gone;
         Ok(call)
@@ -254,26 +266,27 @@ impl<J, L> Place<J, L> {
     /// Takes the holder out of the books, and counts how its task ended, if it had one.
     fn leave(&mut self, ending: Option<Ending>, ran: Duration) {
         let held = std::mem::replace(&mut self.held, Held::Gone);
+        let weight = self.grant.as_ref().map_or(0, Grant::weight);
         let (stop, drains) = {
             let mut state = self.engine.state.lock();
             let ledger = &mut state.ledger;
             match (held, ending) {
                 (Held::Gone, _) => return,
-                (Held::Slot, None) => (None, ledger.leave_slot()),
+                (Held::Slot, None) => (None, ledger.leave_slot(weight)),
                 (Held::Slot, Some(ending)) => {
                     ledger.turn_slot_into_task();
-                    (None, ledger.leave_task(ending, ran))
+                    (None, ledger.leave_task(weight, ending, ran))
                 }
                 (Held::Task(line), ending) => {
                     let stop = ledger.remove_driver(line);
                     let ending = ending.unwrap_or(Ending::Cancelled);
-                    (stop, ledger.leave_task(ending, ran))
+                    (stop, ledger.leave_task(weight, ending, ran))
                 }
             }
         };
         // It may hold the last reference to a waker, and dropping one is its executor's code.
         drop(stop);
-        self.permit = None;
+        self.grant = None;
         drains.wake();
     }
 }
@@ -345,7 +358,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
         };
         let ran = now.saturating_duration_since(work.began);
         let mut state = self.engine.state.lock();
-        let drains = state.ledger.leave_task(ending, ran);
+        let drains = state.ledger.leave_task(work.grant.weight(), ending, ran);
         state.lanes.search(self.lane);
         let taken = if go_on {
             let driver = (&mut self.driver, &self.stop);
@@ -354,7 +367,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
             None
         };
         drop(state);
-        drop(work.permit);
+        drop(work.grant);
         work.job.publish();
         drains.wake();
         taken.map_or(Found::Nothing, |taken| taken.answer(&self.stop))
@@ -378,7 +391,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
         }
         *doing = Doing::Working(Working {
             job: queued.job,
-            permit: queued.permit,
+            grant: queued.grant,
             began: now,
         });
         Some(Taken { call, too_late })
@@ -417,29 +430,31 @@ impl<J: Work, L: Copy + PartialEq> Drop for Seat<J, L> {
             (state.lanes.clear(self.lane), stop)
         };
         drop(stop);
-        let work = work.map(|work| (work.job, work.permit));
-        let line = line.into_iter().map(|queued| (queued.job, queued.permit));
-        for (mut job, permit) in work.into_iter().chain(line) {
+        let work = work.map(|work| (work.job, work.grant));
+        let line = line.into_iter().map(|queued| (queued.job, queued.grant));
+        for (mut job, grant) in work.into_iter().chain(line) {
             let ending = job.cancel();
             let drains = {
                 let mut state = self.engine.state.lock();
-                state.ledger.leave_task(ending, Duration::ZERO)
+                state
+                    .ledger
+                    .leave_task(grant.weight(), ending, Duration::ZERO)
             };
-            drop(permit);
+            drop(grant);
             job.publish();
             drains.wake();
         }
     }
 }
 
-impl<J, L> Future for Idle<'_, J, L> {
+impl<J, L> Future for Until<'_, J, L> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // Cloned before the lock and dropped after it: both are its executor's code.
         let waker = cx.waker().clone();
         let mut state = self.engine.state.lock();
-        if state.ledger.is_idle() {
+        if state.ledger.has_come(self.event) {
             drop(state);
             return Poll::Ready(());
         }
@@ -450,7 +465,7 @@ impl<J, L> Future for Idle<'_, J, L> {
     }
 }
 
-impl<J, L> Drop for Idle<'_, J, L> {
+impl<J, L> Drop for Until<'_, J, L> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             let waker = self.engine.state.lock().ledger.quit(ticket);

@@ -38,6 +38,17 @@ pub enum SubmitError {
     /// There is no tokio runtime here to spawn on.
     #[error("no tokio runtime to spawn on")]
     NoRuntime,
+    /// A task that takes no place.
+    #[error("weight: must be at least 1")]
+    NoWeight,
+    /// A task that takes more places than there are: it would wait for ever.
+    #[error("weight: {weight} asked, the pool has {workers} workers")]
+    TooHeavy {
+        /// The weight asked for.
+        weight: usize,
+        /// The size of the pool.
+        workers: usize,
+    },
 }
 
 /// A refused submit: the reason, and the future as it was given.
@@ -48,8 +59,14 @@ pub enum SubmitError {
 pub struct Rejected<F, R = SubmitError> {
     /// Why it was refused.
     pub reason: R,
-    /// The future, never polled.
+    /// The future, never polled, or the closure.
     pub future: F,
+}
+
+impl<F> Rejected<F> {
+    pub(crate) fn new(reason: SubmitError, future: F) -> Self {
+        Self { reason, future }
+    }
 }
 
 impl<F, R: fmt::Debug> fmt::Debug for Rejected<F, R> {

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use lockkit_core::OwnedPermit;
+use crate::grant::Grant;
 
 /// From this length on a line is long: to wake another thread costs more than a few short tasks.
 const LONG: usize = 4;
@@ -20,7 +20,7 @@ const LONG: usize = 4;
 /// A task in line, with its place.
 pub(crate) struct Queued<J> {
     pub(crate) job: J,
-    pub(crate) permit: OwnedPermit,
+    pub(crate) grant: Grant,
     /// Since when it waited for its place, if it had to.
     pub(crate) asked: Option<Instant>,
 }

@@ -34,12 +34,21 @@ pub(crate) enum Phase {
     Aborted,
 }
 
+/// What somebody waits for.
+#[derive(Clone, Copy)]
+pub(crate) enum Event {
+    Closed,
+    Idle,
+}
+
 /// The books of one pool. The permits themselves are the semaphore's.
 pub(crate) struct Ledger {
     phase: Phase,
     slots: usize,
     /// Tasks that are accepted and have not ended, begun or not.
     running: usize,
+    /// The permits of both.
+    occupied: usize,
     /// A line for everybody who polls tasks, at most as many as ever did at once.
     drivers: Vec<Option<Arc<Stop>>>,
     /// The lines of `drivers` that are empty.
@@ -49,7 +58,7 @@ pub(crate) struct Ledger {
     at_close: Ended,
     run: Histogram,
     wait: Histogram,
-    /// The drains that wait.
+    /// Who waits for an event, most of them drains.
     waiting: Vec<(u64, Waker)>,
     next_ticket: u64,
 }
@@ -69,6 +78,7 @@ impl Ledger {
             phase: Phase::Open,
             slots: 0,
             running: 0,
+            occupied: 0,
             drivers: Vec::new(),
             free: Vec::new(),
             ended: Ended::default(),
@@ -84,35 +94,42 @@ impl Ledger {
         self.phase
     }
 
-    pub(crate) fn close(&mut self) {
-        if self.phase == Phase::Open {
-            self.phase = Phase::Draining;
-            self.at_close = self.ended;
+    /// Wakes all who wait, as some wait for just this.
+    pub(crate) fn close(&mut self) -> Waiting {
+        if self.phase != Phase::Open {
+            return Waiting(Vec::new());
         }
+        self.phase = Phase::Draining;
+        self.at_close = self.ended;
+        Waiting(std::mem::take(&mut self.waiting))
     }
 
-    /// The stops that are to be fired, and the drains to be woken: slots no longer count, so the pool may
-    /// have become idle by this alone.
-    pub(crate) fn abort(&mut self) -> (Vec<Arc<Stop>>, Drains) {
-        self.close();
+    /// The stops that are to be fired, and who is to be woken: slots no longer count, so the pool may have
+    /// become idle by this alone.
+    pub(crate) fn abort(&mut self) -> (Vec<Arc<Stop>>, Waiting) {
+        let mut waiting = self.close();
         self.phase = Phase::Aborted;
+        waiting.0.append(&mut self.waiting_if_idle().0);
         let stops = self.drivers.iter().flatten().cloned().collect();
-        (stops, self.drains_if_idle())
+        (stops, waiting)
     }
 
     // Who holds a place.
 
-    pub(crate) fn enter_slot(&mut self) {
+    pub(crate) fn enter_slot(&mut self, weight: usize) {
         self.slots += 1;
+        self.occupied += weight;
     }
 
-    pub(crate) fn leave_slot(&mut self) -> Drains {
+    pub(crate) fn leave_slot(&mut self, weight: usize) -> Waiting {
         self.slots -= 1;
-        self.drains_if_idle()
+        self.occupied -= weight;
+        self.waiting_if_idle()
     }
 
-    pub(crate) fn enter_task(&mut self) {
+    pub(crate) fn enter_task(&mut self, weight: usize) {
         self.running += 1;
+        self.occupied += weight;
     }
 
     pub(crate) fn turn_slot_into_task(&mut self) {
@@ -120,8 +137,9 @@ impl Ledger {
         self.running += 1;
     }
 
-    pub(crate) fn leave_task(&mut self, ending: Ending, ran: Duration) -> Drains {
+    pub(crate) fn leave_task(&mut self, weight: usize, ending: Ending, ran: Duration) -> Waiting {
         self.running -= 1;
+        self.occupied -= weight;
         self.run.record(ran);
         let count = match ending {
             Ending::Done => &mut self.ended.done,
@@ -130,7 +148,7 @@ impl Ledger {
             Ending::Cancelled => &mut self.ended.cancelled,
         };
         *count += 1;
-        self.drains_if_idle()
+        self.waiting_if_idle()
     }
 
     /// Counts how long somebody waited for the place that he now has.
@@ -161,7 +179,14 @@ impl Ledger {
 
     // Who waits for the end.
 
-    pub(crate) fn is_idle(&self) -> bool {
+    pub(crate) fn has_come(&self, event: Event) -> bool {
+        match event {
+            Event::Closed => self.phase != Phase::Open,
+            Event::Idle => self.is_idle(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
         match self.phase {
             Phase::Open => false,
             Phase::Draining => self.running == 0 && self.slots == 0,
@@ -169,7 +194,7 @@ impl Ledger {
         }
     }
 
-    /// Puts a drain's waker into its line, and gives it a line if it has none. What it returns is to be
+    /// Puts a waker into its line, or a new one if it has none or was woken. What it returns is to be
     /// dropped unlocked.
     #[must_use]
     pub(crate) fn join(&mut self, ticket: &mut Option<u64>, waker: Waker) -> Option<Waker> {
@@ -191,11 +216,11 @@ impl Ledger {
         Some(self.waiting.swap_remove(line).1)
     }
 
-    fn drains_if_idle(&mut self) -> Drains {
+    fn waiting_if_idle(&mut self) -> Waiting {
         if self.is_idle() {
-            Drains(std::mem::take(&mut self.waiting))
+            Waiting(std::mem::take(&mut self.waiting))
         } else {
-            Drains(Vec::new())
+            Waiting(Vec::new())
         }
     }
 
@@ -218,8 +243,10 @@ impl Ledger {
         let cancelled = ended.cancelled + ended.aborted;
         PoolStats {
             workers: 0,
+            paused: false,
             queued: 0,
             reserved: self.slots,
+            occupied: self.occupied,
             accepted: self.running as u64 + ended.done + ended.panicked + cancelled,
             running: self.running,
             done: ended.done,
@@ -232,11 +259,11 @@ impl Ledger {
     }
 }
 
-/// Drains that are to be woken, once the lock is released.
-#[must_use = "drains that are not woken hang"]
-pub(crate) struct Drains(Vec<(u64, Waker)>);
+/// Those who are to be woken, once the lock is released.
+#[must_use = "who is not woken hangs"]
+pub(crate) struct Waiting(Vec<(u64, Waker)>);
 
-impl Drains {
+impl Waiting {
     /// Only ever called unlocked.
     #[inline]
     pub(crate) fn wake(self) {

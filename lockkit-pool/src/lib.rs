@@ -85,10 +85,12 @@
 //! # Features
 //! - `tracing` (off): events for panics, drains and the ends of groups and pipelines; a span for their tasks.
 
+mod blocking;
 mod cell;
 mod clock;
 mod engine;
 mod error;
+mod grant;
 mod group;
 mod handle;
 mod histogram;
@@ -99,8 +101,11 @@ mod outcome;
 mod pipeline;
 mod pool;
 mod runner;
+mod size;
+mod slot;
 mod stats;
 mod stop;
+mod submission;
 mod task;
 
 pub use error::{DrainError, PoolError, Rejected, SubmitError};
@@ -115,5 +120,7 @@ pub use pipeline::{
     Fault, OnFault, Pipeline, PipelineBuilder, PipelineEnd, PipelineError, PipelineReport,
     PipelineStats, SendError, Sender,
 };
-pub use pool::{Slot, WorkerPool};
+pub use pool::WorkerPool;
+pub use slot::Slot;
 pub use stats::{DrainReport, PoolStats};
+pub use submission::Submission;

@@ -3,23 +3,22 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lockkit_core::{OwnedPermit, Semaphore, TryAcquireError};
+use lockkit_core::Semaphore;
 use tokio::runtime::{Handle, Id};
-use tokio::task::coop;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::clock::now;
 use crate::engine;
 use crate::error::{DrainError, PoolError, Rejected, SubmitError};
 use crate::handle::TaskHandle;
 use crate::inside;
 use crate::outcome::Outcome;
-use crate::runner;
+use crate::size::Size;
+use crate::slot::Slot;
 use crate::stats::{DrainReport, PoolStats};
-use crate::stop::Stop;
-use crate::task::{BoxedJob, Executed, Spawned};
+use crate::submission::Submission;
+use crate::task::BoxedJob;
 
 pub(crate) type Engine = engine::Engine<BoxedJob, Id>;
 pub(crate) type Place = engine::Place<BoxedJob, Id>;
@@ -37,19 +36,9 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// See the [crate's documentation](crate) for the story.
 #[derive(Clone)]
 pub struct WorkerPool {
-    permits: Arc<Semaphore>,
-    engine: Arc<Engine>,
-}
-
-/// A place in a pool, held for a task that is still to come.
-///
-/// It is for who must know that there is room *before* taking work from somewhere else. Dropping it
-/// unused frees the place. A slot outlives the closing of its pool: what it was reserved for may still run,
-/// and a drain waits for it, up to its deadline.
-#[must_use = "a slot that is dropped gives its place back"]
-pub struct Slot {
-    place: Place,
-    runtime: Handle,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) size: Arc<Size>,
 }
 
 impl WorkerPool {
@@ -73,20 +62,74 @@ impl WorkerPool {
     /// assert_eq!(WorkerPool::new(0).unwrap_err(), PoolError::NoWorkers);
     /// ```
     pub fn new(workers: usize) -> Result<Self, PoolError> {
-        if workers == 0 {
-            return Err(PoolError::NoWorkers);
-        }
-        let too_many = PoolError::TooManyWorkers {
-            asked: workers,
-            limit: Self::MAX_WORKERS,
-        };
-        if workers > Self::MAX_WORKERS {
-            return Err(too_many);
-        }
+        check(workers)?;
         Ok(Self {
-            permits: Arc::new(Semaphore::new(workers).map_err(|_| too_many)?),
+            permits: Arc::new(Semaphore::new(workers).map_err(|_| too_many(workers))?),
             engine: Arc::new(Engine::new()),
+            size: Arc::new(Size::new(workers)),
         })
+    }
+
+    /// Sets how many workers there are, at once and exactly, whatever runs at that moment.
+    ///
+    /// Made larger, it lets in who waits. Made smaller, it stops nobody: nothing new starts until fewer run
+    /// than the new size, and submits that wait with a weight over it are refused. While the pool is
+    /// [paused](Self::pause) it stays so, and the new size counts when it is resumed.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and then nothing has changed. 0 is an error here too: to stop for a while,
+    /// [`pause`](Self::pause).
+    ///
+    /// # Examples
+    /// ```
+    /// # use lockkit_pool::{SubmitError, WorkerPool};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = WorkerPool::new(1)?;
+    /// let one = pool.try_reserve()?;
+    /// assert_eq!(pool.try_reserve().unwrap_err(), SubmitError::Full);
+    /// pool.resize(2)?;
+    /// let two = pool.try_reserve()?;
+    /// # drop((one, two));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn resize(&self, workers: usize) -> Result<(), PoolError> {
+        check(workers)?;
+        self.size.resize(&self.permits, workers);
+        Ok(())
+    }
+
+    /// Admits nothing for a while: submits wait, those that do not wait are refused as
+    /// [`SubmitError::Full`]. What was admitted before goes on, held slots included. Twice is the same as once.
+    ///
+    /// A paused pool can be closed and drained: submits that wait are refused by that.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lockkit_pool::{SubmitError, WorkerPool};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), SubmitError> {
+    /// let pool = WorkerPool::new(1).unwrap();
+    /// pool.pause();
+    /// assert_eq!(pool.try_reserve().unwrap_err(), SubmitError::Full);
+    /// pool.resume();
+    /// assert!(pool.try_reserve().is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pause(&self) {
+        self.size.pause(&self.permits, true);
+    }
+
+    /// Ends a [pause](Self::pause), with the size that was set last.
+    pub fn resume(&self) {
+        self.size.pause(&self.permits, false);
+    }
+
+    /// A submit with options: a weight, a limit for each key.
+    pub fn task(&self) -> Submission<'_> {
+        Submission::new(self)
     }
 
     /// Runs a future in the caller's own task, as soon as there is a place for it.
@@ -116,16 +159,7 @@ impl WorkerPool {
     /// # }
     /// ```
     pub async fn execute<F: Future>(&self, future: F) -> Result<Outcome<F::Output>, Rejected<F>> {
-        let mut place = match self.enter().await {
-            Ok(place) => place,
-            Err(reason) => return Err(Rejected { reason, future }),
-        };
-        let stop = Arc::new(Stop::new());
-        if !place.start(&stop) {
-            let reason = SubmitError::Closed;
-            return Err(Rejected { reason, future });
-        }
-        Ok(Executed::new(place, stop, future).await)
+        self.task().execute(future).await
     }
 
     /// Waits for a place, and only then gives the future to the pool, to run on the current tokio runtime.
@@ -171,14 +205,7 @@ impl WorkerPool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let Ok(runtime) = Handle::try_current() else {
-            let reason = SubmitError::NoRuntime;
-            return Err(Rejected { reason, future });
-        };
-        match self.permit().await {
-            Ok((permit, asked)) => self.launch(permit, asked, &runtime, future),
-            Err(reason) => Err(Rejected { reason, future }),
-        }
+        self.task().spawn(future).await
     }
 
     /// Like [`spawn`](Self::spawn), but fails instead of waiting.
@@ -207,14 +234,42 @@ impl WorkerPool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let Ok(runtime) = Handle::try_current() else {
-            let reason = SubmitError::NoRuntime;
-            return Err(Rejected { reason, future });
-        };
-        match self.try_permit() {
-            Ok(permit) => self.launch(permit, None, &runtime, future),
-            Err(reason) => Err(Rejected { reason, future }),
-        }
+        self.task().try_spawn(future)
+    }
+
+    /// Waits for a place, and then runs a closure on one of tokio's threads for blocking work.
+    ///
+    /// For work that holds its thread: a long computation, a file, a library that waits. Its panic is an
+    /// outcome. Nobody can stop it once it has begun: an abort has no effect then, and a drain's deadline
+    /// leaves it behind and reports it as stuck. One that has not begun is cancelled by either, when its turn
+    /// on a thread comes.
+    ///
+    /// Costs three allocations more than tokio's own call.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn), with the closure as it was given.
+    ///
+    /// # Cancel safety
+    /// As [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    /// ```
+    /// # use lockkit_pool::{Outcome, WorkerPool};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = WorkerPool::new(2)?;
+    /// let handle = pool.spawn_blocking(|| (1..=20_u64).product::<u64>());
+    /// let handle = handle.await.map_err(|e| e.reason)?;
+    /// assert_eq!(handle.await, Outcome::Done(2_432_902_008_176_640_000));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn spawn_blocking<F, T>(&self, work: F) -> Result<TaskHandle<T>, Rejected<F>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.task().spawn_blocking(work).await
     }
 
     /// Waits for a place and holds it, for a task that the caller does not have yet.
@@ -242,9 +297,7 @@ impl WorkerPool {
     /// # }
     /// ```
     pub async fn reserve(&self) -> Result<Slot, SubmitError> {
-        let runtime = Handle::try_current().map_err(|_| SubmitError::NoRuntime)?;
-        let place = self.enter().await?;
-        Ok(Slot { place, runtime })
+        self.task().reserve().await
     }
 
     /// Like [`reserve`](Self::reserve), but fails instead of waiting.
@@ -253,9 +306,7 @@ impl WorkerPool {
     /// [`SubmitError::Full`] when there is no free place or others wait for one, [`SubmitError::Closed`] and
     /// [`SubmitError::NoRuntime`].
     pub fn try_reserve(&self) -> Result<Slot, SubmitError> {
-        let runtime = Handle::try_current().map_err(|_| SubmitError::NoRuntime)?;
-        let place = self.try_enter()?;
-        Ok(Slot { place, runtime })
+        self.task().try_reserve()
     }
 
     /// Closes the pool for new work, for good. Submits that wait are refused; what runs goes on, and slots
@@ -313,7 +364,7 @@ impl WorkerPool {
         if Handle::try_current().is_err() {
             return Err(DrainError::NoRuntime);
         }
-        let deadline = tokio::time::Instant::now()
+        let deadline = Instant::now()
             .checked_add(deadline)
             .ok_or(DrainError::DeadlineTooFar)?;
         self.close();
@@ -339,134 +390,29 @@ impl WorkerPool {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         PoolStats {
-            workers: self.permits.capacity(),
+            workers: self.size.workers(),
+            paused: self.size.is_paused(),
             queued: self.permits.waiting(),
             ..self.engine.stats()
         }
     }
+}
 
-    /// Waits for a place, unless waiting for it could be for ever.
-    async fn enter(&self) -> Result<Place, SubmitError> {
-        let (permit, asked) = self.permit().await?;
-        let waited = asked.map_or(Duration::ZERO, |asked| {
-            now().saturating_duration_since(asked)
-        });
-        self.admit(permit, waited)
-    }
-
-    fn try_enter(&self) -> Result<Place, SubmitError> {
-        self.admit(self.try_permit()?, Duration::ZERO)
-    }
-
-    fn admit(&self, permit: OwnedPermit, waited: Duration) -> Result<Place, SubmitError> {
-        Place::admit(&self.engine, permit, waited).ok_or(SubmitError::Closed)
-    }
-
-    /// A permit, and since when it was waited for.
-    async fn permit(&self) -> Result<(OwnedPermit, Option<Instant>), SubmitError> {
-        match self.try_permit() {
-            Ok(permit) => {
-                // With the permit in hand, so that nobody overtakes: a submitter that never has to wait
-                // lets others have a turn.
-                coop::consume_budget().await;
-                return Ok((permit, None));
-            }
-            Err(SubmitError::Full) => {}
-            Err(reason) => return Err(reason),
-        }
-        if inside::is_inside(self.engine.id()) {
-            return Err(SubmitError::WouldDeadlock);
-        }
-        let asked = now();
-        match self.permits.acquire_owned().await {
-            Ok(permit) => Ok((permit, Some(asked))),
-            Err(_) => Err(SubmitError::Closed),
-        }
-    }
-
-    fn try_permit(&self) -> Result<OwnedPermit, SubmitError> {
-        self.permits
-            .try_acquire_owned()
-            .map_err(|refused| match refused {
-                TryAcquireError::NoPermits => SubmitError::Full,
-                // One permit is never too many, so this is the closing.
-                _ => SubmitError::Closed,
-            })
-    }
-
-    fn launch<F>(
-        &self,
-        permit: OwnedPermit,
-        asked: Option<Instant>,
-        runtime: &Handle,
-        future: F,
-    ) -> Result<TaskHandle<F::Output>, Rejected<F>>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        let (task, handle) = Spawned::new(future);
-        let mut task = Some(Box::new(task));
-        let lane = runtime.id();
-        let call = self
-            .engine
-            .submit(lane, permit, asked, hand_over(&mut task));
-        match (call, task) {
-            (Some(call), _) => {
-                runner::answer(call, &self.engine, runtime);
-                Ok(handle)
-            }
-            (None, Some(task)) => Err(Rejected {
-                reason: SubmitError::Closed,
-                future: task.into_future(),
-            }),
-            (None, None) => unreachable!("only what is admitted is handed over"),
-        }
+fn check(workers: usize) -> Result<(), PoolError> {
+    match workers {
+        0 => Err(PoolError::NoWorkers),
+        1..=WorkerPool::MAX_WORKERS => Ok(()),
+        _ => Err(too_many(workers)),
     }
 }
 
-impl Slot {
-    /// Gives the future to the pool, on the runtime where the slot was reserved.
-    ///
-    /// A slot whose pool has passed the deadline of a drain meanwhile does not run it: the future is dropped,
-    /// and the handle resolves to [`Outcome::Cancelled`].
-    ///
-    /// Costs as much as [`WorkerPool::spawn`].
-    pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        let (task, handle) = Spawned::new(future);
-        let mut task = Some(Box::new(task));
-        let engine = Arc::clone(self.place.engine());
-        match self.place.enqueue(self.runtime.id(), hand_over(&mut task)) {
-            Ok(call) => {
-                runner::answer(call, &engine, &self.runtime);
-                handle
-            }
-            Err(place) => TaskHandle::refused(place, task.map(|task| task.into_future())),
-        }
-    }
-}
-
-/// Turns a task into what stands in line, once it is admitted.
-fn hand_over<F>(task: &mut Option<Box<Spawned<F>>>) -> impl FnOnce() -> BoxedJob
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    || Box::into_pin(task.take().expect("handed over once"))
+fn too_many(asked: usize) -> PoolError {
+    let limit = WorkerPool::MAX_WORKERS;
+    PoolError::TooManyWorkers { asked, limit }
 }
 
 impl fmt::Debug for WorkerPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("WorkerPool").field(&self.stats()).finish()
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").finish_non_exhaustive()
     }
 }

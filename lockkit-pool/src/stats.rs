@@ -11,13 +11,18 @@ use crate::histogram::Histogram;
 pub struct PoolStats {
     /// How many tasks may run at once.
     pub workers: usize,
+    /// Whether it is paused: nothing new is started.
+    pub paused: bool,
     /// Submits that wait for a place. Read beside the other counts, not together with them.
     pub queued: usize,
     /// Places that are held as an unused [`Slot`](crate::Slot).
     pub reserved: usize,
+    /// Places that tasks and slots hold, by weight. Never more than `workers`, or than there were at the
+    /// moment the pool was last made smaller.
+    pub occupied: usize,
     /// Tasks ever accepted.
     pub accepted: u64,
-    /// Tasks that run now. With `reserved` never more than `workers`.
+    /// Tasks that run now.
     pub running: usize,
     /// Tasks that returned.
     pub done: u64,

@@ -9,6 +9,8 @@ mod cell;
 #[expect(dead_code, reason = "the tokio shell uses the rest")]
 #[path = "../../src/engine.rs"]
 mod engine;
+#[path = "../../src/grant.rs"]
+mod grant;
 #[expect(dead_code, unreachable_pub, reason = "public in the crate itself")]
 #[path = "../../src/histogram.rs"]
 mod histogram;
@@ -19,6 +21,9 @@ mod ledger;
 #[expect(dead_code, unreachable_pub, reason = "public in the crate itself")]
 #[path = "../../src/outcome.rs"]
 mod outcome;
+#[expect(dead_code, reason = "the tokio shell uses the rest")]
+#[path = "../../src/size.rs"]
+mod size;
 #[expect(dead_code, unreachable_pub, reason = "public in the crate itself")]
 #[path = "../../src/stats.rs"]
 mod stats;
@@ -28,6 +33,7 @@ mod stop;
 mod group;
 mod handover;
 mod pipeline;
+mod resize;
 mod runners;
 
 use std::future::poll_fn;
@@ -42,6 +48,7 @@ use lockkit_core::sync::thread;
 use lockkit_test::wake::on_wake;
 
 use crate::engine::Work;
+use crate::grant::Grant;
 use crate::lane::Call;
 use crate::ledger::Ending;
 use crate::stop::Stop;
@@ -105,7 +112,7 @@ impl Scene {
     /// A place that is free, to be called before there are threads.
     fn slot(&self) -> Place {
         let permit = self.permits.try_acquire_owned().unwrap();
-        Place::admit(&self.engine, permit, NO_TIME).unwrap()
+        Place::admit(&self.engine, Grant::new(permit, None), NO_TIME).unwrap()
     }
 
     fn task(&self) -> Place {
@@ -122,7 +129,7 @@ impl Scene {
     /// Waits for a place, as a submit does.
     fn submit(&self) -> Option<Place> {
         let permit = block_on(self.permits.acquire_owned()).ok()?;
-        Place::admit(&self.engine, permit, NO_TIME)
+        Place::admit(&self.engine, Grant::new(permit, None), NO_TIME)
     }
 
     /// Never more places than permits, at any time.

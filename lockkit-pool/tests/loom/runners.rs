@@ -8,6 +8,7 @@ use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::thread;
 
 use crate::engine::Found;
+use crate::grant::Grant;
 use crate::ledger::Ending;
 use crate::stop::Stop;
 use crate::{Call, HERE, Job, Scene, Seat, stopped};
@@ -28,7 +29,9 @@ impl Scene {
             act: Box::new(act),
             published: published.clone(),
         };
-        let call = self.engine.submit(HERE, permit, None, || job)?;
+        let call = self
+            .engine
+            .submit(HERE, Grant::new(permit, None), None, || job)?;
         Some((call, published))
     }
 
