@@ -50,7 +50,7 @@ impl Scene {
 
     fn run_one(&self, seat: Seat) {
         let mut called = Vec::new();
-        self.drive(seat, |call| called.push(call));
+        Self::drive(seat, |call| called.push(call));
         for call in called {
             self.run(call);
         }
@@ -59,7 +59,7 @@ impl Scene {
     /// As a runtime does: each runner that is called for is a thread.
     fn run_and_spawn(&self, seat: Seat) {
         let mut runners = Vec::new();
-        self.drive(seat, |call| {
+        Self::drive(seat, |call| {
             for seat in self.seats(call) {
                 let scene = self.clone();
                 runners.push(thread::spawn(move || scene.run_and_spawn(seat)));
@@ -70,7 +70,7 @@ impl Scene {
         }
     }
 
-    fn drive(&self, mut seat: Seat, mut answer: impl FnMut(Call)) {
+    fn drive(mut seat: Seat, mut answer: impl FnMut(Call)) {
         let now = Instant::now();
         loop {
             let found = match seat.working() {
