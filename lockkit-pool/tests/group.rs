@@ -641,7 +641,7 @@ async fn a_destructor_may_use_the_group() {
 
 // Wakers.
 
-/// Mutant: E103, as in the models.
+/// Mutant: E103b (the waker of an earlier poll stays).
 #[tokio::test]
 async fn the_last_task_that_polled_the_join_is_woken() {
     let group = Group::new();

@@ -89,7 +89,7 @@ fn join(group: &Group) -> Outcomes<u32, u32> {
     group.take_outcomes()
 }
 
-/// Mutants: E102 (the verdict comes after the end, so that a join misses it), E103 (a join that looks before it
+/// Mutants: E102 (the verdict comes after the end, so that a join misses it), E103a (a join that looks before it
 /// leaves its waker).
 #[test]
 fn a_join_sees_the_first_error_and_the_rest_gone() {

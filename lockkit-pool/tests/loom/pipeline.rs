@@ -16,7 +16,7 @@ use std::time::Duration;
 use lockkit_core::Semaphore;
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::thread;
-use lockkit_test::wake::on_wake;
+use lockkit_test::wake::{CountingWaker, on_wake};
 
 use self::channel::{Channel, ConsumerSeat, Fate, ProducerSeat};
 
@@ -70,14 +70,14 @@ fn a_send_that_races_with_the_close_is_received_or_given_back() {
         });
         let consumer = thread::spawn(move || receive_all(&seat));
         channel.close();
-        let sent = producer.join().unwrap();
+        let result = producer.join().unwrap();
         let received = consumer.join().unwrap();
-        match sent {
+        match result {
             Ok(()) => assert_eq!(received, [7]),
             Err(item) => assert_eq!((item, received.len()), (7, 0)),
         }
-        let sent = u64::from(sent.is_ok());
-        assert_settled(&channel, sent, sent, 0);
+        let count = received.len() as u64;
+        assert_settled(&channel, count, count, 0);
     });
 }
 
@@ -104,20 +104,22 @@ fn a_receive_dropped_after_its_wake_passes_it_on() {
     });
 }
 
-/// Mutants: E123 (the last consumer does not refuse those who wait for room), E124 (it forgets what is left).
+/// Mutants: E123 (the last consumer leaves the buffer open), E124 (it forgets what is left).
 #[test]
 fn the_last_consumer_that_leaves_gives_waiting_producers_their_items_back() {
     check("last consumer against a waiting producer", 2, || {
         let channel = channel(1);
         let seat = ConsumerSeat::new(&channel);
-        send_now(&channel, 1);
         let producer = thread::spawn({
             let channel = channel.clone();
-            move || send(&channel, 2)
+            move || (send(&channel, 1), send(&channel, 2))
         });
         drop(seat);
-        assert_eq!(producer.join().unwrap(), Err(2));
-        assert_settled(&channel, 1, 0, 1);
+        let (first, second) = producer.join().unwrap();
+        // There is room for one, and nobody makes more.
+        assert_eq!(second, Err(2));
+        let produced = u64::from(first.is_ok());
+        assert_settled(&channel, produced, 0, produced);
     });
 }
 
@@ -174,6 +176,30 @@ fn the_waker_of_a_receive_may_call_back() {
         let polled = poll(receive.as_mut(), &waker);
         producer.join().unwrap().unwrap();
         assert!(polled.is_ready() || poll(receive.as_mut(), &waker).is_ready());
+        drop((polled, receive));
+        drop(seat);
+        assert_settled(&channel, 1, 0, 1);
+    });
+}
+
+/// Mutant: E129 (the waker of an earlier poll stays).
+#[test]
+fn the_last_task_that_polled_a_receive_is_woken() {
+    check("two wakers", 2, || {
+        let channel = channel(1);
+        let seat = ConsumerSeat::new(&channel);
+        let producer = thread::spawn({
+            let channel = channel.clone();
+            move || send(&channel, 7)
+        });
+        let (first, second) = (CountingWaker::new(), CountingWaker::new());
+        let mut receive = Box::pin(seat.receive());
+        let mut polled = poll(receive.as_mut(), &first.waker());
+        if polled.is_pending() {
+            polled = poll(receive.as_mut(), &second.waker());
+        }
+        producer.join().unwrap().unwrap();
+        assert!(polled.is_ready() || second.wakes() == 1);
         drop((polled, receive));
         drop(seat);
         assert_settled(&channel, 1, 0, 1);
