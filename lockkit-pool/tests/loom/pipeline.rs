@@ -118,8 +118,8 @@ fn the_last_consumer_that_leaves_gives_waiting_producers_their_items_back() {
         let (first, second) = producer.join().unwrap();
         // There is room for one, and nobody makes more.
         assert_eq!(second, Err(2));
-        let produced = u64::from(first.is_ok());
-        assert_settled(&channel, produced, 0, produced);
+        let taken = u64::from(first.is_ok());
+        assert_settled(&channel, taken, 0, taken);
     });
 }
 
