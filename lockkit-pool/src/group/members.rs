@@ -22,7 +22,7 @@ use lockkit_core::{OwnedPermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::child::{Child, Step};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, contain};
 
 /// When one child decides for all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -296,7 +296,12 @@ impl<T, E> Members<T, E> {
         let cause = cause.or_else(|| self.policy.verdict(line, &outcome));
         let (member, orders, joiner) = {
             let mut state = self.state.lock();
-            let member = std::mem::replace(&mut state.lines[line], Line::Ended(outcome));
+            let outcome = Line::Ended(outcome);
+            let member = match state.lines.get_mut(line) {
+                Some(content) => std::mem::replace(content, outcome),
+                // The group was dropped while this child was being polled: nobody will ask.
+                None => outcome,
+            };
             state.running -= 1;
             // In the same hold as the count: a join that sees the end sees the reason.
             let orders = match cause {
@@ -310,8 +315,8 @@ impl<T, E> Members<T, E> {
             };
             (member, orders, joiner)
         };
-        // Its permit too.
-        drop(member);
+        // Its permit too; or what it returned, which may panic when dropped.
+        let _ = contain(|| drop(member));
         self.carry_out(orders);
         if let Some(joiner) = joiner {
             joiner.wake();

@@ -185,7 +185,7 @@ fn a_spawn_that_races_with_the_join_is_refused_or_joined() {
 /// Mutant: E101 (a child killed during its poll comes back into its cell).
 #[test]
 fn a_child_killed_during_its_poll_is_dropped_by_its_poller() {
-    check("drop against poll", 2, || {
+    check("kill against poll", 2, || {
         let (group, drops) = (fail_fast(), Drops::default());
         let child = admit(&group, drops.of(pending()));
         let task = thread::spawn({
@@ -198,6 +198,33 @@ fn a_child_killed_during_its_poll_is_dropped_by_its_poller() {
         task.join().unwrap();
         assert_eq!(drops.count(), 1);
     });
+}
+
+/// Mutants: E101, as above; E101b (a child that ends after its group was dropped finds no line for its outcome).
+#[test]
+fn a_child_may_end_after_its_group_was_dropped() {
+    for returns in [false, true] {
+        check("drop against poll", 2, move || {
+            let (group, drops) = (fail_fast(), Drops::default());
+            let work = poll_fn(move |_| {
+                if returns {
+                    Poll::Ready(Ok(1))
+                } else {
+                    Poll::Pending
+                }
+            });
+            let child = admit(&group, drops.of(work));
+            let task = thread::spawn({
+                let group = group.clone();
+                move || run(&group, child)
+            });
+            // As the drop of a group does.
+            group.abort(Cause::Called);
+            drop(group.take_outcomes());
+            task.join().unwrap();
+            assert_eq!((group.running(), drops.count()), (0, 1));
+        });
+    }
 }
 
 /// Mutant: E102, as above: one end each, and one cause.
