@@ -81,7 +81,7 @@ fn cut_after(pool: &Arc<Pool>, steps: usize) {
     held.wash();
 }
 
-// Mutants: B7 washed before the last acknowledgement, A15 soiled after BEGIN
+// Mutant: B7 given back soiled
 #[test]
 fn a_connection_comes_back_clean_or_not_at_all() {
     for (one, two) in (0..4).flat_map(|one| (0..4).map(move |two| (one, two))) {
@@ -206,7 +206,7 @@ fn three_writers(name: &str, reply: Reply) {
     });
 }
 
-// Mutants: A5 another attempt with what the first one read, A6 another attempt after an unknown commit
+// Mutants: A5a another attempt with what the first one read, A6 another attempt after an unknown commit
 #[test]
 fn no_change_is_lost_or_made_twice() {
     three_writers("transactions with conflicts", Reply::Arrives);

@@ -1,7 +1,6 @@
 //! Each code that a transaction is tried again for, and those that it is not, provoked for real.
 //!
-//! Mutants: A9a 40001, A9b 40P01, A9c SQLite's busy not seen as a conflict; B5 an attempt goes on in the
-//! transaction of the last one
+//! Mutants: A9a 40001, A9b 40P01, A9c SQLite's busy not seen as a conflict
 
 use std::sync::Arc;
 use std::time::Duration;

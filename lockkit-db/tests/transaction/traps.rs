@@ -89,7 +89,7 @@ async fn sqlx_gives_strangers_a_transaction_after_a_dropped_begin() {
 }
 
 on_both! {
-    // Mutant: A15 the connection is marked only after BEGIN
+    // Mutant: A15b the connection is marked only after BEGIN
     async fn our_begin_dropped_anywhere_leaves_nothing_in_the_pool(scene: 1) {
         let options = TxOptions::new().wait(Duration::from_secs(3));
         let cuts = at_every_poll_async(
@@ -244,6 +244,7 @@ async fn on_sqlite_a_dropped_statement_is_carried_out_and_ours_is_not() {
 }
 
 on_both! {
+    // Mutant: B7 given back soiled
     async fn a_whole_call_dropped_anywhere_is_committed_or_not_and_leaves_nothing(scene: 2) {
         // A cell, as the check looks at it too.
         let before = std::cell::Cell::new(0);
