@@ -6,6 +6,7 @@
 //! | see who is woken, or call back in from a waker | [`wake`] |
 //! | kill, stop and continue a real process | [`child`] |
 //! | use a PostgreSQL of its own (feature `postgres`) | `postgres` |
+//! | play statements of several sessions in a given order (feature `steps`) | `steps` |
 //! | record what was asked and what came of it, over several processes | [`history`] |
 //! | prove that no job was lost, invented or completed twice | [`total_queue`] |
 //!
@@ -20,5 +21,7 @@ pub mod history;
 pub mod postgres;
 #[cfg(feature = "queue")]
 pub mod queue;
+#[cfg(feature = "steps")]
+pub mod steps;
 pub mod total_queue;
 pub mod wake;

@@ -2,6 +2,7 @@
 
 mod both;
 mod codes;
+mod hermitage;
 mod scene;
 mod traps;
 mod unknown;

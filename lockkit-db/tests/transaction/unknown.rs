@@ -243,3 +243,136 @@ async fn a_transaction_costs_no_round_trip_more_than_by_hand() {
     counted(asks()).await;
     assert_eq!(counted(asks()).await, by_hand + 1);
 }
+
+/// What a storm of lost connections left, against what its callers were told.
+struct Storm {
+    acknowledged: Vec<i64>,
+    unknown: Vec<i64>,
+    failed: usize,
+    cuts: u64,
+}
+
+/// Tasks that add one to a row and write their number into a ledger, while commits are cut and sessions killed.
+async fn storm(scene: &Postgres, seed: u64, options: TxOptions) -> Storm {
+    const TASKS: i64 = 8;
+    const EACH: i64 = 100;
+    scene
+        .database
+        .connect()
+        .await
+        .execute("CREATE TABLE ledger (operation BIGINT NOT NULL)")
+        .await
+        .unwrap();
+    let proxy = Proxy::start(&scene.database);
+    proxy.cut_at_random(seed, 20);
+    let pool = proxy.pool(4);
+    let told = Mutex::new((Vec::new(), Vec::new(), 0));
+    let killer = async {
+        let mut killer = scene.database.connect().await;
+        loop {
+            killer
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                     ORDER BY random() LIMIT 1",
+                )
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+    };
+    let work = (0..TASKS).map(|task| {
+        let (pool, told, options) = (&pool, &told, options.clone());
+        async move {
+            for operation in task * EACH..(task + 1) * EACH {
+                let result: Result<(), Error> = retry_tx!(pool, options.clone(), |tx| {
+                    sqlx::query("UPDATE t SET n = n + 1 WHERE id = 1 + $1 % 3")
+                        .bind(operation)
+                        .execute(&mut *tx)
+                        .await?;
+                    sqlx::query("INSERT INTO ledger VALUES ($1)")
+                        .bind(operation)
+                        .execute(&mut *tx)
+                        .await?;
+                    Ok(())
+                });
+                let mut told = told.lock().unwrap();
+                match result {
+                    Ok(()) => told.0.push(operation),
+                    Err(error) if error.is_unknown() => told.1.push(operation),
+                    Err(_) => told.2 += 1,
+                }
+            }
+        }
+    });
+    tokio::select! {
+        _ = futures::future::join_all(work) => {}
+        () = killer => unreachable!("the killer never ends"),
+    }
+    pool.close().await;
+    scene.is_quiet().await;
+    let (acknowledged, unknown, failed) = told.into_inner().unwrap();
+    Storm {
+        acknowledged,
+        unknown,
+        failed,
+        cuts: proxy.cuts(),
+    }
+}
+
+/// Each operation once at most, all that were acknowledged, and none that was told to have failed.
+async fn compare(scene: &Postgres, storm: &Storm) {
+    let ledger: Vec<i64> = sqlx::query_scalar("SELECT operation FROM ledger ORDER BY 1")
+        .fetch_all(&mut scene.database.connect().await)
+        .await
+        .unwrap();
+    assert!(ledger.windows(2).all(|two| two[0] < two[1]), "made twice");
+    for operation in &storm.acknowledged {
+        assert!(
+            ledger.binary_search(operation).is_ok(),
+            "{operation} is lost"
+        );
+    }
+    for operation in &ledger {
+        let told = storm.acknowledged.contains(operation) || storm.unknown.contains(operation);
+        assert!(told, "{operation} was told to have failed");
+    }
+    let sum = scene.n(1).await + scene.n(2).await + scene.n(3).await;
+    assert_eq!(sum, ledger.len() as i64);
+    assert!(
+        storm.cuts > 50,
+        "a storm of {} cuts proves nothing",
+        storm.cuts
+    );
+}
+
+// Mutants: A6 another attempt after an unknown commit, A7 unknown told as "not done", A8 as "done"
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_storm_of_lost_connections_everybody_is_told_the_truth() {
+    for seed in 0..3 {
+        let scene = Postgres::new(1).await;
+        let storm = storm(&scene, seed, quick()).await;
+        compare(&scene, &storm).await;
+        assert!(!storm.unknown.is_empty());
+        eprintln!(
+            "seed {seed}: {} acknowledged, {} unknown, {} failed, {} cuts",
+            storm.acknowledged.len(),
+            storm.unknown.len(),
+            storm.failed,
+            storm.cuts
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_storm_with_questions_nothing_stays_unknown() {
+    let scene = Postgres::new(1).await;
+    let patient = Policy::builder()
+        .attempts(100)
+        .deadline(Duration::from_mins(1))
+        .build()
+        .unwrap();
+    let storm = storm(&scene, 7, quick().policy(patient).resolve_unknown()).await;
+    compare(&scene, &storm).await;
+    assert_eq!((storm.unknown.len(), storm.failed), (0, 0));
+}

@@ -38,7 +38,15 @@ struct State {
     trips: u64,
     statements: Vec<String>,
     next_cuts: Vec<Cut>,
+    random: Option<Random>,
     cuts: u64,
+}
+
+#[derive(Debug)]
+struct Random {
+    /// The state of a linear congruential generator: two numbers a commit are all that is asked of it.
+    seed: u64,
+    percent: u64,
 }
 
 impl Proxy {
@@ -104,6 +112,12 @@ impl Proxy {
     /// Cuts the next COMMIT that has not been told otherwise.
     pub fn cut_next_commit(&self, cut: Cut) {
         self.state.lock().next_cuts.insert(0, cut);
+    }
+
+    /// Cuts so many commits in a hundred, one half before and one half after. The same seed makes the same
+    /// choices, in the order in which the commits come.
+    pub fn cut_at_random(&self, seed: u64, percent: u64) {
+        self.state.lock().random = Some(Random { seed, percent });
     }
 
     /// How many were cut.
@@ -197,9 +211,37 @@ fn look(message: &[u8], state: &Mutex<State>) -> Option<Cut> {
         .any(|statement| statement.trim_start().starts_with("COMMIT"));
     let mut state = state.lock();
     state.statements.push(text);
-    let cut = if commits { state.next_cuts.pop() } else { None };
+    let cut = if commits { state.next_cut() } else { None };
     state.cuts += u64::from(cut.is_some());
     cut
+}
+
+impl State {
+    fn next_cut(&mut self) -> Option<Cut> {
+        if let Some(told) = self.next_cuts.pop() {
+            return Some(told);
+        }
+        let random = self.random.as_mut()?;
+        if random.below(100) >= random.percent {
+            return None;
+        }
+        Some(if random.below(2) == 0 {
+            Cut::Before
+        } else {
+            Cut::After
+        })
+    }
+}
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        // The high bits are the good ones.
+        (self.seed >> 33) % limit
+    }
 }
 
 /// Whole messages out of a stream of bytes. Dropping a `next` loses nothing.
