@@ -30,7 +30,10 @@ use tokio::time::timeout;
 use crate::postgres::Database;
 
 /// For a statement to end that is free to. Generous: it is only waited for when something is broken.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_mins(1);
+
+/// Between two looks at whether a session is blocked.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Plays a script on a PostgreSQL database.
 ///
@@ -215,10 +218,15 @@ impl Session {
             }
         }
         let outcome = timeout(SOON, async {
-            tokio::select! {
-                biased;
-                outcome = self.outcomes.recv() => outcome.expect("the session's task runs"),
-                () = is_blocked(self.pid, look) => Outcome::Blocked,
+            // One after the other, so that no question is dropped half-way; and not all the time, as the
+            // answer costs the server a look at all locks.
+            loop {
+                if let Ok(outcome) = timeout(LOOK_EVERY, self.outcomes.recv()).await {
+                    return outcome.expect("the session's task runs");
+                }
+                if is_blocked(self.pid, look).await {
+                    return Outcome::Blocked;
+                }
             }
         });
         let outcome = outcome
@@ -229,14 +237,11 @@ impl Session {
     }
 }
 
-/// Returns when the server says that the session waits for others.
-async fn is_blocked(pid: i32, look: &mut PgConnection) {
-    let mut blocked = false;
-    while !blocked {
-        blocked = sqlx::query_scalar("SELECT cardinality(pg_blocking_pids($1)) > 0")
-            .bind(pid)
-            .fetch_one(&mut *look)
-            .await
-            .expect("the server can be asked");
-    }
+/// Whether the server says that the session waits for others.
+async fn is_blocked(pid: i32, look: &mut PgConnection) -> bool {
+    sqlx::query_scalar("SELECT cardinality(pg_blocking_pids($1)) > 0")
+        .bind(pid)
+        .fetch_one(look)
+        .await
+        .expect("the server can be asked")
 }

@@ -112,7 +112,7 @@ async fn a_deadlocks_victim_is_tried_again_as_a_whole() {
     let both_hold = Arc::new(Barrier::new(2));
     let transfer = async |from: i32, to: i32| {
         let mut attempts = 0;
-        retry_tx!(&scene.pool, quick(), |tx| {
+        retry_tx!(&scene.pool, |tx| {
             attempts += 1;
             for (id, change) in [(from, -1), (to, 1)] {
                 let updated = sqlx::query("UPDATE t SET n = n + $2 WHERE id = $1")
@@ -137,7 +137,8 @@ async fn a_deadlocks_victim_is_tried_again_as_a_whole() {
         attempts
     };
     let (one, two) = tokio::join!(transfer(1, 2), transfer(2, 1));
-    assert_eq!(one + two, 3, "one of them was the victim");
+    // Its next attempt may be so early that it is in the way once more.
+    assert!(one + two >= 3, "one of them was the victim");
     // Had the victim gone on with its second statement, these would not be zero.
     assert_eq!((scene.n(1).await, scene.n(2).await), (0, 0));
     scene.is_clean().await;

@@ -3,7 +3,7 @@
 //!
 //! The scenes are those of the Hermitage collection, told anew. Two rows: (1, 10) and (2, 20).
 
-use lockkit_db::sqlx::{self, ConnectOptions as _, Executor as _};
+use lockkit_db::sqlx::{self, ConnectOptions as _, Connection as _, Executor as _};
 use lockkit_test::postgres::Cluster;
 use lockkit_test::steps;
 
@@ -237,16 +237,14 @@ scenes! {
 async fn on_sqlite(script: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("t.db");
-    sqlx::sqlite::SqliteConnectOptions::new()
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
         .filename(&file)
         .create_if_missing(true)
-        .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
-        .connect()
-        .await
-        .unwrap()
-        .execute(TABLE)
-        .await
-        .unwrap();
+        .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
+    let mut maker = options.connect().await.unwrap();
+    maker.execute(TABLE).await.unwrap();
+    // Closed for certain: the last one to leave locks the file for a moment, and nobody waits here.
+    maker.close().await.unwrap();
     steps::on_sqlite(&file, script).await;
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use lockkit_db::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use lockkit_db::sqlx::{self, ConnectOptions as _, Executor as _, PgPool, SqlitePool};
+use lockkit_db::sqlx::{
+    self, ConnectOptions as _, Connection as _, Executor as _, PgPool, SqlitePool,
+};
 use lockkit_test::postgres::{Cluster, Database};
 use tempfile::TempDir;
 
@@ -56,10 +58,10 @@ impl Postgres {
                 if busy == 0 {
                     break;
                 }
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), quiet)
+        tokio::time::timeout(Duration::from_mins(1), quiet)
             .await
             .expect("a session stays in a transaction");
         let locks: i64 = sqlx::query_scalar(
@@ -108,13 +110,10 @@ impl Sqlite {
             .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
             .busy_timeout(Duration::from_secs(5))
             .disable_statement_logging();
-        options
-            .connect()
-            .await
-            .unwrap()
-            .execute(TABLE)
-            .await
-            .unwrap();
+        let mut maker = options.connect().await.unwrap();
+        maker.execute(TABLE).await.unwrap();
+        // Closed for certain: the last one to leave locks the file for a moment.
+        maker.close().await.unwrap();
         Self {
             pool: SqlitePoolOptions::new()
                 .max_connections(connections)
