@@ -72,8 +72,8 @@ fn fates() -> impl Strategy<Value = Vec<(Fate, u64)>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    // Mutants: A6 another attempt after an unknown commit, A12a one attempt more than asked for,
-    // T7 a failure after a commit in doubt is told as one
+    // Mutants: A6 another attempt after an unknown commit, A12a one attempt more than asked for
+    // Mutant: T7 a failure after a commit in doubt is told as one
     #[test]
     fn a_transaction_commits_at_most_once_and_ends(
         fates in fates(),
