@@ -19,8 +19,11 @@ use crate::{Error, Receipt};
 /// [`rollback`](Self::rollback) give the connection back.
 ///
 /// Nested transactions of sqlx work inside of it, but to drop the *future* of a nested `begin` rolls back
-/// everything: [`savepoint`](Self::savepoint) does not have that trap. Whichever way the transaction was lost,
-/// the commit says so.
+/// everything, and what is sent after that stands by itself: [`savepoint`](Self::savepoint) does not have that
+/// trap. Whichever way the transaction was lost, the commit says so.
+///
+/// Pass each error on. After a swallowed one PostgreSQL refuses the rest, and the commit; SQLite may have rolled
+/// back by itself, and carries out what follows as if nothing had been begun.
 pub struct Tx<'c, DB: Backend> {
     link: Link<'c, DB>,
     attempt: u32,

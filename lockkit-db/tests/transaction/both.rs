@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockkit_core::retry::{Backoff, Policy, Reason};
+use lockkit_core::retry::{Backoff, Budget, Policy, Reason};
 use lockkit_db::sqlx::{self, Connection as _};
 use lockkit_db::transaction::{Isolation, Retry, Tx, TxOptions};
 use lockkit_db::{Error, retry_tx};
@@ -420,5 +420,33 @@ on_both! {
         assert_eq!((retry.attempt(), tx.attempt()), (2, 2));
         retry.finish(tx, Ok::<_, Error>(())).await.unwrap();
         scene.is_clean().await;
+    }
+}
+
+on_both! {
+    async fn a_budget_is_shared_by_calls(scene: 1) {
+        let budget = Budget::builder()
+            .percent(1)
+            .per_second(0)
+            .burst(3)
+            .build(std::time::Instant::now())
+            .unwrap();
+        let mut runs = 0;
+        for _ in 0..4 {
+            let policy = Policy::builder()
+                .attempts(3)
+                .backoff(Backoff::none())
+                .budget(budget.clone())
+                .build()
+                .unwrap();
+            let result: Result<(), Error> = retry_tx!(&scene.pool, TxOptions::new().policy(policy), |tx| {
+                let _ = &tx;
+                runs += 1;
+                Err(Error::again("never"))
+            });
+            assert!(matches!(result, Err(Error::GaveUp { .. })));
+        }
+        // Each call has its first attempt; three more are all that they have together.
+        assert_eq!(runs, 4 + 3);
     }
 }
