@@ -10,6 +10,9 @@
 //! | start a task, waiting for room | [`spawn`](WorkerPool::spawn) |
 //! | start a task only if there is room | [`try_spawn`](WorkerPool::try_spawn) |
 //! | be sure of room before you take the work | [`reserve`](WorkerPool::reserve), then [`Slot::spawn`] |
+//! | start one that takes several places, or one of few for its key | [`task`](WorkerPool::task) |
+//! | start one that blocks its thread | [`spawn_blocking`](WorkerPool::spawn_blocking) |
+//! | run one for each item of a stream | [`map`](WorkerPool::map), [`map_ordered`](WorkerPool::map_ordered), [`for_each`](WorkerPool::for_each) |
 //! | run something that borrows, or must die with its caller | [`execute`](WorkerPool::execute) |
 //! | stop one task | [`TaskHandle::abort`] |
 //! | stop all, giving them time | [`drain`](WorkerPool::drain) |
@@ -21,9 +24,8 @@
 //!   the rest and a task may live on for a moment after it;
 //! - you only have to know when the last of many tasks has ended: tokio-util's `TaskTracker`;
 //! - you only bound a section of code, whatever panics or shuts down: [`lockkit_core::Semaphore`];
-//! - you have a stream and one task's worth of work: `StreamExt::buffer_unordered`. It runs nothing while its
-//!   consumer is busy;
-//! - the work blocks its thread: `tokio::task::spawn_blocking`, inside a pool's task if you want the bound;
+//! - you have a stream and one task's worth of work, or work that borrows: `StreamExt::buffer_unordered`. It
+//!   runs nothing while its consumer is busy;
 //! - the work must survive the process: a job queue in a database.
 //!
 //! # Example
@@ -97,6 +99,7 @@ mod histogram;
 mod inside;
 mod lane;
 mod ledger;
+mod map;
 mod outcome;
 mod pipeline;
 mod pool;
@@ -115,6 +118,7 @@ pub use group::{
 };
 pub use handle::TaskHandle;
 pub use histogram::Histogram;
+pub use map::{MapError, Results, Tally};
 pub use outcome::{Outcome, PanicReport};
 pub use pipeline::{
     Fault, OnFault, Pipeline, PipelineBuilder, PipelineEnd, PipelineError, PipelineReport,

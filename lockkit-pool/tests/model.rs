@@ -1,5 +1,5 @@
-//! Random programs of submits, slots, ends, panics, aborts, drops, closings and drains, on a real pool and
-//! on a naive model of it, compared after every step.
+//! Random programs of submits of all weights, slots, ends, panics, aborts, drops, resizes, pauses, closings and
+//! drains, on a real pool and on a naive model of it, compared after every step.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,9 +17,12 @@ use tokio::task::yield_now;
 /// A number picks one of the things it can be about at that moment; with none, the step is skipped.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Spawn,
-    TrySpawn,
-    Execute,
+    Spawn(usize),
+    TrySpawn(usize),
+    Execute(usize),
+    Resize(usize),
+    Pause,
+    Resume,
     TryReserve,
     UseSlot(usize),
     DropSlot(usize),
@@ -35,9 +38,12 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let which = 0..8_usize;
     prop_oneof![
-        6 => Just(Step::Spawn),
-        3 => Just(Step::TrySpawn),
-        4 => Just(Step::Execute),
+        6 => weight().prop_map(Step::Spawn),
+        3 => weight().prop_map(Step::TrySpawn),
+        4 => weight().prop_map(Step::Execute),
+        2 => (1..5_usize).prop_map(Step::Resize),
+        1 => Just(Step::Pause),
+        2 => Just(Step::Resume),
         2 => Just(Step::TryReserve),
         2 => which.clone().prop_map(Step::UseSlot),
         1 => which.clone().prop_map(Step::DropSlot),
@@ -49,6 +55,11 @@ fn step() -> impl Strategy<Value = Step> {
         // Rare, as little happens after them.
         1 => prop_oneof![Just(Step::Close), Just(Step::Drain)],
     ]
+}
+
+/// Mostly 1.
+fn weight() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => Just(1), 1 => 1..5_usize]
 }
 
 // The model.
@@ -68,8 +79,13 @@ enum Stage {
 #[derive(Debug, Default)]
 struct Model {
     workers: usize,
+    paused: bool,
     slots: usize,
     stages: Vec<Stage>,
+    /// One for each of `stages`.
+    weights: Vec<usize>,
+    /// What was occupied when it last was too much for a new size.
+    largest: usize,
     queue: VecDeque<usize>,
     closed: bool,
     aborted: bool,
@@ -81,12 +97,19 @@ impl Model {
         self.stages.iter().filter(|other| **other == stage).count()
     }
 
-    fn has_room(&self) -> bool {
-        self.count(Stage::Running) + self.slots < self.workers
+    fn occupied(&self) -> usize {
+        let running = self.stages.iter().zip(&self.weights);
+        let running = running.filter(|(stage, _)| **stage == Stage::Running);
+        running.map(|(_, weight)| weight).sum::<usize>() + self.slots
     }
 
-    fn submit(&mut self, waits: bool) {
-        let stage = match (self.closed, self.has_room(), waits) {
+    fn has_room(&self, weight: usize) -> bool {
+        !self.paused && self.occupied() + weight <= self.workers
+    }
+
+    fn submit(&mut self, waits: bool, weight: usize) {
+        let fits = self.queue.is_empty() && self.has_room(weight);
+        let stage = match (self.closed || weight > self.workers, fits, waits) {
             (true, _, _) | (false, false, false) => Stage::Refused,
             (false, true, _) => Stage::Running,
             (false, false, true) => Stage::Queued,
@@ -95,6 +118,24 @@ impl Model {
             self.queue.push_back(self.stages.len());
         }
         self.stages.push(stage);
+        self.weights.push(weight);
+    }
+
+    /// Who is too heavy is refused, but not while nobody knows what will be too heavy.
+    fn resized(&mut self) {
+        self.largest = self.occupied();
+        if !self.paused {
+            let (weights, workers) = (&self.weights, self.workers);
+            let stages = &mut self.stages;
+            self.queue.retain(|call| {
+                let fits = weights[*call] <= workers;
+                if !fits {
+                    stages[*call] = Stage::Refused;
+                }
+                fits
+            });
+        }
+        self.pass_on();
     }
 
     fn end(&mut self, call: usize, stage: Stage) {
@@ -110,9 +151,10 @@ impl Model {
     }
 
     fn pass_on(&mut self) {
-        while self.has_room()
-            && let Some(next) = self.queue.pop_front()
+        while let Some(next) = self.queue.front().copied()
+            && self.has_room(self.weights[next])
         {
+            self.queue.pop_front();
             self.stages[next] = Stage::Running;
         }
     }
@@ -120,6 +162,7 @@ impl Model {
     fn use_slot(&mut self) {
         self.slots -= 1;
         self.stages.push(Stage::Running);
+        self.weights.push(1);
         if self.aborted {
             self.end(self.stages.len() - 1, Stage::Cancelled);
         }
@@ -129,6 +172,8 @@ impl Model {
         if self.stages[call] == Stage::Queued {
             self.stages[call] = Stage::Left;
             self.queue.retain(|other| *other != call);
+            // It may have stood before lighter ones.
+            self.pass_on();
         } else if self.stages[call] == Stage::Running {
             self.end(call, Stage::Cancelled);
         }
@@ -191,27 +236,33 @@ fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 }
 
 impl Real {
-    fn spawn(&mut self) {
+    fn spawn(&mut self, weight: usize) {
         let (tell, task) = task();
         let pool = self.pool.clone();
-        let call = async move { pool.spawn(task).await.map_err(SubmitError::from) };
+        let call = async move {
+            let submit = pool.task().weight(weight);
+            submit.spawn(task).await.map_err(SubmitError::from)
+        };
         self.calls
             .push((Call::Spawning(Box::pin(call)), Some(tell)));
     }
 
-    fn try_spawn(&mut self) {
+    fn try_spawn(&mut self, weight: usize) {
         let (tell, task) = task();
-        let call = match self.pool.try_spawn(task) {
+        let call = match self.pool.task().weight(weight).try_spawn(task) {
             Ok(handle) => Call::Spawned(handle),
             Err(Rejected { reason, .. }) => Call::Refused(reason),
         };
         self.calls.push((call, Some(tell)));
     }
 
-    fn execute(&mut self) {
+    fn execute(&mut self, weight: usize) {
         let (tell, task) = task();
         let pool = self.pool.clone();
-        let call = async move { pool.execute(task).await.map_err(SubmitError::from) };
+        let call = async move {
+            let submit = pool.task().weight(weight);
+            submit.execute(task).await.map_err(SubmitError::from)
+        };
         self.calls
             .push((Call::Executing(Box::pin(call)), Some(tell)));
     }
@@ -268,7 +319,12 @@ impl Call {
             | (Self::Spawned(_), Stage::Running)
             | (Self::Over(Outcome::Done(())), Stage::Done)
             | (Self::Over(Outcome::Cancelled), Stage::Cancelled)
-            | (Self::Refused(SubmitError::Full | SubmitError::Closed), Stage::Refused)
+            | (
+                Self::Refused(
+                    SubmitError::Full | SubmitError::Closed | SubmitError::TooHeavy { .. },
+                ),
+                Stage::Refused,
+            )
             | (Self::Dropped, _) => true,
             (Self::Over(Outcome::Panicked(report)), Stage::Panicked) => report.message == "told to",
             _ => false,
@@ -286,7 +342,7 @@ async fn run(workers: usize, steps: Vec<Step>) -> Result<(), TestCaseError> {
         slots: Vec::new(),
         calls: Vec::new(),
     };
-    let steps = steps.into_iter().chain([Step::Drain, Step::Spawn]);
+    let steps = steps.into_iter().chain([Step::Drain, Step::Spawn(1)]);
     for step in steps {
         take(step, &mut model, &mut real).await?;
         real.settle().await;
@@ -306,20 +362,20 @@ async fn take(step: Step, model: &mut Model, real: &mut Real) -> Result<(), Test
     let running = |_: &Call, stage| stage == Stage::Running;
     let spawned = |call: &Call, _| matches!(call, Call::Spawned(_));
     match step {
-        Step::Spawn => {
-            real.spawn();
-            model.submit(true);
+        Step::Spawn(weight) => {
+            real.spawn(weight);
+            model.submit(true, weight);
         }
-        Step::TrySpawn => {
-            real.try_spawn();
-            model.submit(false);
+        Step::TrySpawn(weight) => {
+            real.try_spawn(weight);
+            model.submit(false, weight);
         }
-        Step::Execute => {
-            real.execute();
-            model.submit(true);
+        Step::Execute(weight) => {
+            real.execute(weight);
+            model.submit(true, weight);
         }
         Step::TryReserve => {
-            let expected = !model.closed && model.has_room();
+            let expected = !model.closed && model.queue.is_empty() && model.has_room(1);
             let slot = real.pool.try_reserve();
             prop_assert_eq!(slot.is_ok(), expected);
             model.slots += usize::from(slot.is_ok());
@@ -367,6 +423,20 @@ async fn take(step: Step, model: &mut Model, real: &mut Real) -> Result<(), Test
                 model.leave(call);
             }
         }
+        Step::Resize(workers) => {
+            real.pool.resize(workers).unwrap();
+            model.workers = workers;
+            model.resized();
+        }
+        Step::Pause => {
+            real.pool.pause();
+            model.paused = true;
+        }
+        Step::Resume => {
+            real.pool.resume();
+            model.paused = false;
+            model.resized();
+        }
         Step::Close => {
             real.pool.close();
             model.close();
@@ -401,6 +471,9 @@ fn compare(model: &Model, real: &Real) -> Result<(), TestCaseError> {
         model
     );
     prop_assert_eq!(stats.closed, model.closed);
+    prop_assert_eq!(stats.paused, model.paused);
+    prop_assert_eq!(stats.occupied, model.occupied(), "{:?}", model);
+    prop_assert!(stats.occupied <= model.workers.max(model.largest));
     let never_accepted = [Stage::Queued, Stage::Refused, Stage::Left];
     let accepted = model
         .stages
