@@ -12,6 +12,7 @@ use crate::handle::TaskHandle;
 use crate::inside::Inside;
 use crate::outcome::{Outcome, contain};
 use crate::pool::Place;
+use crate::span::TaskSpan;
 use crate::stop::Stop;
 
 /// A task that has not begun. Dropped, it is cancelled: by a stop request, or by a runtime that shuts down.
@@ -22,6 +23,7 @@ struct Blocking<F, T> {
     /// Fired by a drain's deadline.
     stop: Arc<Stop>,
     cell: Arc<Cell<Outcome<T>>>,
+    span: TaskSpan,
 }
 
 /// Starts the closure in its place, on a thread for it.
@@ -40,11 +42,13 @@ where
     }
     let cell = Arc::new(Cell::new());
     let handle = TaskHandle::new(Arc::clone(&cell));
+    let span = TaskSpan::new(place.engine().name(), None);
     let task = Blocking {
         work: Some(work),
         place: Some(place),
         stop,
         cell,
+        span,
     };
     drop(runtime.spawn_blocking(move || task.run()));
     Ok(handle)
@@ -60,7 +64,7 @@ impl<F: FnOnce() -> T, T> Blocking<F, T> {
         let outcome = {
             let pool = self.place.as_ref().map(|place| place.engine().id());
             let _inside = pool.map(Inside::enter);
-            match contain(work) {
+            match self.span.within(|| contain(work)) {
                 Ok(value) => Outcome::Done(value),
                 Err(report) => Outcome::Panicked(report),
             }

@@ -45,6 +45,8 @@ pub(crate) trait Work {
 
 /// The state of one pool. `J` is a task to run, `L` the name of a lane.
 pub(crate) struct Engine<J, L> {
+    /// For those who read the pool's events.
+    name: Option<Box<str>>,
     state: Mutex<State<J, L>>,
 }
 
@@ -115,6 +117,10 @@ pub(crate) struct Until<'a, J, L> {
 }
 
 impl<J, L> Engine<J, L> {
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// What tells this pool from any other, as long as somebody holds it.
     pub(crate) fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
@@ -165,8 +171,9 @@ impl<J, L> Engine<J, L> {
 }
 
 impl<J, L: Copy + PartialEq> Engine<J, L> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(name: Option<&str>) -> Self {
         Self {
+            name: name.map(Box::from),
             state: Mutex::new(State {
                 ledger: Ledger::new(),
                 lanes: Lanes::new(),

@@ -61,21 +61,6 @@
 //! # }
 //! ```
 //!
-//! # How tasks run
-//! A spawned task stands in line until a *runner* takes it: a tokio task that polls one of the pool's tasks
-//! until it ends, then the next. A runner that takes a task while others are in line first sees to it that
-//! another is on its way, so tasks that wait have a runner each and do not hold others up, and tasks that
-//! end at once cost no tokio spawn each. An idle pool has no runners. It follows that
-//! - tokio's task ids, task-locals and console entries are a runner's, not a task's;
-//! - a task runs on the runtime where it was spawned, or its slot reserved. When that shuts down, what it
-//!   had is [`Outcome::Cancelled`], begun or not.
-//!
-//! # A task that uses its own pool
-//! A submit from inside one of the pool's own tasks works while there is room. If it had to wait, it is
-//! refused as [`SubmitError::WouldDeadlock`], since tasks that all wait for a place that only they can free wait
-//! for ever. The pool knows its tasks by their polls; it does not see through a `tokio::spawn` in between, so a
-//! task that waits for a helper that waits for the pool can still deadlock.
-//!
 //! # What is not promised
 //! - A task that does not await cannot be stopped, here as anywhere in async Rust. A drain reports it as
 //!   stuck, and leaves it.
@@ -85,7 +70,8 @@
 //! - A pool is fair among submits, not among running tasks: those are tokio's to schedule.
 //!
 //! # Features
-//! - `tracing` (off): events for panics, drains and the ends of groups and pipelines; a span for their tasks.
+//! - `tracing` (off): events for panics, drains and the ends of groups and pipelines; a span for
+//!   each task, below that of whoever submits it.
 
 mod blocking;
 mod cell;
@@ -106,6 +92,7 @@ mod pool;
 mod runner;
 mod size;
 mod slot;
+mod span;
 mod stats;
 mod stop;
 mod submission;

@@ -79,7 +79,7 @@ impl PanicReport {
             std::mem::forget(second);
         }
         #[cfg(feature = "tracing")]
-        tracing::warn!(message, "a task panicked");
+        tracing::warn!(panic = message, "a task panicked");
         Self { message }
     }
 }

@@ -34,6 +34,21 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// used. To end a pool, [`drain`](Self::drain) it.
 ///
 /// See the [crate's documentation](crate) for the story.
+///
+/// # How tasks run
+/// A spawned task stands in line until a *runner* takes it: a tokio task that polls one of the pool's tasks
+/// until it ends, then the next. A runner that takes a task while others are in line first sees to it that
+/// another is on its way, so tasks that wait have a runner each and do not hold others up, and tasks that
+/// end at once cost no tokio spawn each. An idle pool has no runners. It follows that
+/// - tokio's task ids, task-locals and console entries are a runner's, not a task's;
+/// - a task runs on the runtime where it was spawned, or its slot reserved. When that shuts down, what it
+///   had is [`Outcome::Cancelled`], begun or not.
+///
+/// # A task that uses its own pool
+/// A submit from inside one of the pool's own tasks works while there is room. If it had to wait, it is
+/// refused as [`SubmitError::WouldDeadlock`], since tasks that all wait for a place that only they can free wait
+/// for ever. The pool knows its tasks by their polls; it does not see through a `tokio::spawn` in between, so a
+/// task that waits for a helper that waits for the pool can still deadlock.
 #[derive(Clone)]
 pub struct WorkerPool {
     pub(crate) permits: Arc<Semaphore>,
@@ -62,10 +77,35 @@ impl WorkerPool {
     /// assert_eq!(WorkerPool::new(0).unwrap_err(), PoolError::NoWorkers);
     /// ```
     pub fn new(workers: usize) -> Result<Self, PoolError> {
+        Self::make(None, workers)
+    }
+
+    /// Makes a pool with a name, which its `Debug` shows, and its events and spans with the feature `tracing`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Examples
+    /// ```
+    /// # use lockkit_pool::WorkerPool;
+    /// let pool = WorkerPool::named("thumbnails", 8).unwrap();
+    /// assert_eq!(pool.name(), Some("thumbnails"));
+    /// ```
+    pub fn named(name: &str, workers: usize) -> Result<Self, PoolError> {
+        Self::make(Some(name), workers)
+    }
+
+    /// The name that it was given.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.engine.name()
+    }
+
+    fn make(name: Option<&str>, workers: usize) -> Result<Self, PoolError> {
         check(workers)?;
         Ok(Self {
             permits: Arc::new(Semaphore::new(workers).map_err(|_| too_many(workers))?),
-            engine: Arc::new(Engine::new()),
+            engine: Arc::new(Engine::new(name)),
             size: Arc::new(Size::new(workers)),
         })
     }
@@ -168,7 +208,7 @@ impl WorkerPool {
     /// is slowed down to its speed. Submits are served in the order of their first poll.
     ///
     /// Costs two allocations. A tokio task is only spawned when none is on its way to the pool's work: see
-    /// [the crate's documentation](crate#how-tasks-run).
+    /// [how tasks run](WorkerPool#how-tasks-run).
     ///
     /// # Errors
     /// [`SubmitError::Closed`], [`SubmitError::WouldDeadlock`] and [`SubmitError::NoRuntime`], with the future
@@ -376,9 +416,10 @@ impl WorkerPool {
         let report = self.engine.report();
         #[cfg(feature = "tracing")]
         if report.is_clean() {
-            tracing::debug!(?report, "a pool was drained");
+            tracing::debug!(pool = self.name(), ?report, "a pool was drained");
         } else {
             tracing::warn!(
+                pool = self.name(),
                 ?report,
                 "a pool was drained, and not all tasks ended by themselves"
             );
@@ -413,6 +454,9 @@ fn too_many(asked: usize) -> PoolError {
 
 impl fmt::Debug for WorkerPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("WorkerPool").field(&self.stats()).finish()
+        f.debug_struct("WorkerPool")
+            .field("name", &self.name())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use crate::handle::TaskHandle;
 use crate::pool::Place;
 use crate::runner;
+use crate::span::TaskSpan;
 use crate::submission::hand_over;
 use crate::task::Spawned;
 
@@ -39,7 +40,8 @@ impl Slot {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let (task, handle) = Spawned::new(future);
+        let span = TaskSpan::new(self.place.engine().name(), None);
+        let (task, handle) = Spawned::new(future, span);
         let mut task = Some(Box::new(task));
         let engine = Arc::clone(self.place.engine());
         match self.place.enqueue(self.runtime.id(), hand_over(&mut task)) {

@@ -21,6 +21,7 @@ use crate::outcome::Outcome;
 use crate::pool::{Place, WorkerPool};
 use crate::runner;
 use crate::slot::Slot;
+use crate::span::TaskSpan;
 use crate::stop::Stop;
 use crate::task::{BoxedJob, Executed, Spawned};
 
@@ -279,7 +280,8 @@ impl WorkerPool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let (task, handle) = Spawned::new(future);
+        let span = TaskSpan::new(self.engine.name(), asked);
+        let (task, handle) = Spawned::new(future, span);
         let mut task = Some(Box::new(task));
         let lane = runtime.id();
         let call = self.engine.submit(lane, grant, asked, hand_over(&mut task));

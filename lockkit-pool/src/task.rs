@@ -15,6 +15,7 @@ use crate::inside::Inside;
 use crate::ledger::Ending;
 use crate::outcome::{Outcome, contain};
 use crate::pool::Place;
+use crate::span::TaskSpan;
 use crate::stop::Stop;
 
 pin_project! {
@@ -23,13 +24,15 @@ pin_project! {
         // `None` from its end on.
         #[pin]
         future: Option<F>,
+        span: TaskSpan,
     }
 }
 
 impl<F: Future> Task<F> {
-    fn new(future: F) -> Self {
+    fn new(future: F, span: TaskSpan) -> Self {
         Self {
             future: Some(future),
+            span,
         }
     }
 
@@ -38,13 +41,14 @@ impl<F: Future> Task<F> {
         cx: &mut Context<'_>,
         pool: usize,
     ) -> Poll<Outcome<F::Output>> {
-        let Some(future) = self.as_mut().project().future.as_pin_mut() else {
+        let this = self.as_mut().project();
+        let Some(future) = this.future.as_pin_mut() else {
             panic!("polled after it had ended");
         };
-        let polled = {
+        let polled = this.span.within(|| {
             let _inside = Inside::enter(pool);
             contain(|| future.poll(cx))
-        };
+        });
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(value)) => Outcome::Done(value),
@@ -55,7 +59,9 @@ impl<F: Future> Task<F> {
 
     /// Drops the future. Its place is free only then: whoever gets it next may need the same things.
     fn finish(self: Pin<&mut Self>, outcome: Outcome<F::Output>) -> Outcome<F::Output> {
-        match contain(|| self.project().future.set(None)) {
+        let mut this = self.project();
+        let dropped = this.span.within(|| contain(|| this.future.set(None)));
+        match dropped {
             Ok(()) => outcome,
             Err(report) => {
                 let _ = contain(|| drop(outcome));
@@ -90,11 +96,11 @@ pin_project! {
 }
 
 impl<F: Future> Spawned<F> {
-    pub(crate) fn new(future: F) -> (Self, TaskHandle<F::Output>) {
+    pub(crate) fn new(future: F, span: TaskSpan) -> (Self, TaskHandle<F::Output>) {
         let cell = Arc::new(Cell::new());
         let handle = TaskHandle::new(Arc::clone(&cell));
         let task = Self {
-            task: Task::new(future),
+            task: Task::new(future, span),
             cell,
             outcome: None,
         };
@@ -200,8 +206,9 @@ impl<F: Future> Executed<F> {
     /// `place` has been started with `stop`.
     pub(crate) fn new(place: Place, stop: Arc<Stop>, future: F) -> Self {
         let began = now();
+        let span = TaskSpan::new(place.engine().name(), None);
         Self {
-            task: Task::new(future),
+            task: Task::new(future, span),
             run: Some(Run { place, stop, began }),
         }
     }

@@ -105,7 +105,7 @@ impl Scene {
     fn of(workers: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(workers).unwrap()),
-            engine: Arc::new(Engine::new()),
+            engine: Arc::new(Engine::new(None)),
         }
     }
 
