@@ -29,17 +29,19 @@ const BUCKETS: usize = 40;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Histogram {
     buckets: [u64; BUCKETS],
-    sum: Duration,
-    max: Duration,
+    /// Both in nanoseconds.
+    sum: u128,
+    max: u64,
 }
 
 impl Histogram {
-    /// Counts one time. Costs a few additions.
+    /// Counts one time, or 584 years if it was longer. Costs a few additions.
     #[inline]
     pub fn record(&mut self, time: Duration) {
-        self.buckets[bucket(time)] += 1;
-        self.sum = self.sum.saturating_add(time);
-        self.max = self.max.max(time);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[bucket(nanos)] += 1;
+        self.sum += u128::from(nanos);
+        self.max = self.max.max(nanos);
     }
 
     /// Adds the times that another one has counted.
@@ -47,7 +49,7 @@ impl Histogram {
         for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
             *mine += theirs;
         }
-        self.sum = self.sum.saturating_add(other.sum);
+        self.sum += other.sum;
         self.max = self.max.max(other.max);
     }
 
@@ -60,13 +62,13 @@ impl Histogram {
     /// All times together.
     #[must_use]
     pub fn sum(&self) -> Duration {
-        self.sum
+        Duration::from_nanos_u128(self.sum)
     }
 
     /// The longest time; zero if there is none.
     #[must_use]
     pub fn max(&self) -> Duration {
-        self.max
+        Duration::from_nanos(self.max)
     }
 
     /// The mean time; zero if there is none.
@@ -74,7 +76,7 @@ impl Histogram {
     pub fn mean(&self) -> Duration {
         match self.count() {
             0 => Duration::ZERO,
-            count => Duration::from_nanos((self.sum.as_nanos() / u128::from(count)) as u64),
+            count => Duration::from_nanos((self.sum / u128::from(count)) as u64),
         }
     }
 
@@ -91,25 +93,25 @@ impl Histogram {
         for (index, bucket) in self.buckets.iter().enumerate() {
             seen += bucket;
             if seen >= rank {
-                return upper_end(index).min(self.max);
+                return Duration::from_nanos(upper_end(index).min(self.max));
             }
         }
-        self.max
+        self.max()
     }
 }
 
-fn bucket(time: Duration) -> usize {
-    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+#[inline]
+fn bucket(nanos: u64) -> usize {
     let bits = u64::BITS - nanos.leading_zeros();
     (bits.saturating_sub(FIRST) as usize).min(BUCKETS - 1)
 }
 
 /// The longest time that is counted in this bucket.
-fn upper_end(index: usize) -> Duration {
+fn upper_end(index: usize) -> u64 {
     if index == BUCKETS - 1 {
-        Duration::MAX
+        u64::MAX
     } else {
-        Duration::from_nanos((1 << (index as u32 + FIRST)) - 1)
+        (1 << (index as u32 + FIRST)) - 1
     }
 }
 
@@ -117,8 +119,8 @@ impl Default for Histogram {
     fn default() -> Self {
         Self {
             buckets: [0; BUCKETS],
-            sum: Duration::ZERO,
-            max: Duration::ZERO,
+            sum: 0,
+            max: 0,
         }
     }
 }
@@ -130,7 +132,7 @@ impl fmt::Debug for Histogram {
             .field("mean", &self.mean())
             .field("p50", &self.quantile(0.5))
             .field("p99", &self.quantile(0.99))
-            .field("max", &self.max)
+            .field("max", &self.max())
             .finish_non_exhaustive()
     }
 }

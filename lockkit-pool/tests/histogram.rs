@@ -25,17 +25,18 @@ fn any_time_can_be_recorded_and_any_share_asked_for() {
     for time in [Duration::ZERO, Duration::MAX, Duration::MAX] {
         times.record(time);
     }
-    assert_eq!((times.count(), times.sum()), (3, Duration::MAX));
+    let longest = Duration::from_nanos(u64::MAX);
+    assert_eq!((times.count(), times.sum()), (3, 2 * longest));
     assert!(times.quantile(0.0) < Duration::from_nanos(128));
     for share in [1.0, 2.0, f64::INFINITY] {
-        assert_eq!(times.quantile(share), Duration::MAX);
+        assert_eq!(times.quantile(share), longest);
     }
     for share in [-1.0, f64::NAN, f64::NEG_INFINITY] {
         assert!(times.quantile(share) < Duration::from_nanos(128));
     }
     let copy = times.clone();
     times.merge(&copy);
-    assert_eq!((times.count(), times.sum()), (6, Duration::MAX));
+    assert_eq!((times.count(), times.sum()), (6, 4 * longest));
 }
 
 #[tokio::test(start_paused = true)]
