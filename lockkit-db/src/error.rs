@@ -85,6 +85,16 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// Some of the rows that were to be locked are not there, or others have them.
+    #[error("of the rows to lock in {table}, {} are missing and {} are held by others", missing.len(), skipped.len())]
+    NotAllLocked {
+        /// The table.
+        table: String,
+        /// Which keys have no row, by their places in the caller's list, from 0.
+        missing: Vec<usize>,
+        /// Which rows were skipped, likewise.
+        skipped: Vec<usize>,
+    },
     /// A transaction was tried until its policy gave up. Nothing was committed.
     #[error("the transaction was given up after {attempts} attempts: {reason}")]
     GaveUp {
@@ -235,7 +245,7 @@ impl Error {
                 | Self::UnknownCommit { .. }
                 | Self::LockNotAvailable { .. }
                 | Self::GaveUp { .. }
-        )
+        ) || matches!(self, Self::NotAllLocked { missing, .. } if missing.is_empty())
     }
 
     /// Whether the caller's arguments were refused.

@@ -7,12 +7,13 @@
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
 //! | a transaction that retries itself and survives cancellation | `retry_tx!`, `transaction` | `postgres` or `sqlite` |
+//! | to lock rows inside a transaction before changing them | `pessimistic::RowLock` | `postgres` or `sqlite` |
 //!
 //! Use something else if the work need not survive its process (`lockkit-pool`), if many readers
 //! shall each see every message (a log), or if jobs are so many that one database cannot write
 //! them down.
 //!
-//! Optimistic and pessimistic locking are to come; nothing of them is here yet but the transactions.
+//! Optimistic locking is to come.
 //!
 //! # Example
 //!
@@ -57,6 +58,8 @@
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod backend;
 mod error;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod pessimistic;
 #[cfg(feature = "queue")]
 pub mod queue;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

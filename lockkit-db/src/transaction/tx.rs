@@ -352,7 +352,7 @@ impl<'c, DB: Backend> Tx<'c, DB> {
         }
     }
 
-    pub(super) fn connection(&mut self) -> &mut DB::Connection {
+    pub(crate) fn connection(&mut self) -> &mut DB::Connection {
         match &mut self.link {
             Link::Own { held, .. } => held,
             Link::Joined(connection) => connection,

@@ -1,6 +1,5 @@
 //! Who holds what a statement waits for.
 
-use std::cell::RefCell;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -84,33 +83,36 @@ impl Watch {
         &self,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, Error> {
-        let blockers = RefCell::new(Vec::new());
-        let looking = async {
-            loop {
+        let mut blockers = Vec::new();
+        let mut statement = pin!(statement);
+        let result = loop {
+            let look = async {
                 tokio::time::sleep(self.pause).await;
-                if let Ok(seen) = self.blockers().await {
-                    *blockers.borrow_mut() = seen;
-                }
+                self.blockers().await
+            };
+            tokio::select! {
+                biased;
+                result = &mut statement => break result,
+                seen = look => blockers = seen.unwrap_or(blockers),
             }
         };
-        let mut statement = pin!(statement);
-        let mut looking = pin!(looking);
-        let result = std::future::poll_fn(|cx| {
-            let result = statement.as_mut().poll(cx);
-            if result.is_pending() {
-                let _: std::task::Poll<()> = looking.as_mut().poll(cx);
-            }
-            result
-        })
-        .await;
         match result {
             Err(error) if classify_sqlx(&error) == Class::LockNotAvailable => {
                 Err(Error::LockNotAvailable {
-                    blockers: blockers.take(),
+                    blockers,
                     source: error.into(),
                 })
             }
             result => Ok(result?),
+        }
+    }
+
+    /// The same for waits of at most `bound`.
+    pub(crate) fn within(&self, bound: Duration) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            pid: self.pid,
+            pause: self.pause.min((bound / 4).max(SHORTEST_PAUSE)),
         }
     }
 
