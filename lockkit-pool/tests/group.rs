@@ -106,7 +106,6 @@ async fn a_group_without_children_is_joined_at_once() {
     assert_eq!(report.unwrap().into_all(), Ok(vec![]));
 }
 
-/// Mutant: E102 (the verdict comes after the end, so that a join misses it).
 #[tokio::test]
 async fn the_first_error_cancels_the_rest() {
     let (group, census) = (Group::new(), Census::default());
@@ -347,21 +346,16 @@ async fn in_their_grace_time_children_end_by_themselves() {
     assert_eq!(census.count(), 0);
 }
 
-/// Mutant: E105 (the request to end is not told to a child that is being polled).
 #[tokio::test(start_paused = true)]
 async fn after_their_grace_time_children_are_dropped() {
     let start = Instant::now();
     let group = Group::builder().grace(MINUTE).build().unwrap();
-    let (spawner, census) = (group.spawner(), Census::default());
-    group.try_spawn(census.endless()).unwrap();
-    let alive = census.one();
-    let asked_while_polled = async move {
-        let _alive = alive;
-        spawner.cancel();
-        pending().await
-    };
-    group.try_spawn(asked_while_polled).unwrap();
+    let census = Census::default();
+    for _ in 0..2 {
+        group.try_spawn(census.endless()).unwrap();
+    }
     yield_now().await;
+    group.cancel();
     assert_eq!((group.running(), census.count()), (2, 2));
     assert_eq!(
         group.try_spawn(ready(Ok(1))).unwrap_err().reason,
@@ -372,6 +366,23 @@ async fn after_their_grace_time_children_are_dropped() {
     assert_eq!(report.cause, Some(Cause::Called));
     assert_eq!(report.cancelled().count(), 2);
     assert_eq!(census.count(), 0);
+}
+
+/// Mutant: E105 (the request to end is not told to a child that is being polled).
+#[tokio::test(start_paused = true)]
+async fn a_child_that_cancels_its_own_group_has_the_grace_time_too() {
+    let start = Instant::now();
+    let group = Group::builder().grace(MINUTE).build().unwrap();
+    let spawner = group.spawner();
+    let child = async move {
+        spawner.cancel();
+        pending().await
+    };
+    group.try_spawn(child).unwrap();
+    // One minute more, so that it ends anyhow.
+    let report = tokio::time::timeout(2 * MINUTE, group.join()).await;
+    assert_eq!(report.unwrap().unwrap().outcomes, [Outcome::Cancelled]);
+    assert_eq!(start.elapsed(), MINUTE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -484,8 +495,10 @@ async fn a_spawn_that_waits_is_refused_with_its_future_when_the_group_is_cancell
     group.try_spawn(pending()).unwrap();
     let mut waiting = Box::pin(group.spawn(ready(Ok(1))));
     assert!(poll_once(waiting.as_mut()).is_pending());
+    let start = Instant::now();
     group.cancel();
     let refused = waiting.await.unwrap_err();
+    assert_eq!(start.elapsed(), Duration::ZERO, "it waited for the grace");
     assert_eq!(refused.reason, SpawnError::Cancelled);
     assert_eq!(refused.future.await, Ok(1));
 }

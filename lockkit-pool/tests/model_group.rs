@@ -38,6 +38,7 @@ enum Order {
     Fail,
     Panic,
     CancelAndFail,
+    CancelAndRest,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Order::Fail),
         1 => Just(Order::Panic),
         1 => Just(Order::CancelAndFail),
+        1 => Just(Order::CancelAndRest),
     ];
     prop_oneof![
         4 => Just(Step::TrySpawn),
@@ -227,6 +229,10 @@ impl Real {
                     spawner.cancel();
                     Err(number)
                 }
+                Ok(Order::CancelAndRest) => {
+                    spawner.cancel();
+                    std::future::pending().await
+                }
                 Err(_) => std::future::pending().await,
             }
         }
@@ -364,9 +370,11 @@ async fn take(step: Step, model: &mut Model, real: &mut Real) -> Result<(), Test
         }
         Step::GiveUp(_) => {}
         Step::Tell(which, order) => {
-            let running: Vec<_> = (0..model.fates.len())
-                .filter(|child| model.fates[*child] == Fate::Running)
-                .collect();
+            let listens = |child: &usize| {
+                let untold = real.children[real.admitted[*child]].is_some();
+                model.fates[*child] == Fate::Running && untold
+            };
+            let running: Vec<_> = (0..model.fates.len()).filter(listens).collect();
             if running.is_empty() {
                 return Ok(());
             }
@@ -382,6 +390,10 @@ async fn take(step: Step, model: &mut Model, real: &mut Real) -> Result<(), Test
                     model.fates[child] = Fate::Failed;
                     model.cancel(Cause::Called);
                     Fate::Failed
+                }
+                Order::CancelAndRest => {
+                    model.cancel(Cause::Called);
+                    return Ok(());
                 }
             };
             model.end(child, fate);
@@ -405,8 +417,7 @@ async fn take(step: Step, model: &mut Model, real: &mut Real) -> Result<(), Test
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Mutants: E101 (a killed child comes back), E102 (the verdict comes after the end), E105 (a request to
-    /// end is not told).
+    /// Mutants: E101 (a killed child comes back), E105 (a request to end is not told).
     #[test]
     fn a_group_does_what_its_model_does(setting in setting(), steps in vec(step(), 1..50)) {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -89,8 +89,7 @@ fn join(group: &Group) -> Outcomes<u32, u32> {
     group.take_outcomes()
 }
 
-/// Mutants: E102 (the verdict comes after the end, so that a join misses it), E103a (a join that looks before it
-/// leaves its waker).
+/// Mutant: E103a (a join that looks before it leaves its waker).
 #[test]
 fn a_join_sees_the_first_error_and_the_rest_gone() {
     check("first error against join", 2, || {
@@ -104,6 +103,23 @@ fn a_join_sees_the_first_error_and_the_rest_gone() {
         let (outcomes, cause) = join(&group);
         assert_eq!(drops.count(), 2, "joined before all were gone");
         assert_eq!(outcomes, [Outcome::Done(Err(7)), Outcome::Cancelled]);
+        assert_eq!(cause, Some(Cause::Failed { child: 0 }));
+        task.join().unwrap();
+    });
+}
+
+/// Mutant: E102 (the verdict comes after the end, so that a join misses it).
+#[test]
+fn a_join_sees_what_the_last_child_decided() {
+    check("last error against join", 2, || {
+        let group = fail_fast();
+        let failing = admit(&group, ready(Err(7)));
+        let task = thread::spawn({
+            let group = group.clone();
+            move || run(&group, failing)
+        });
+        let (outcomes, cause) = join(&group);
+        assert_eq!(outcomes, [Outcome::Done(Err(7))]);
         assert_eq!(cause, Some(Cause::Failed { child: 0 }));
         task.join().unwrap();
     });
@@ -227,7 +243,6 @@ fn a_child_may_end_after_its_group_was_dropped() {
     }
 }
 
-/// Mutant: E102, as above: one end each, and one cause.
 #[test]
 fn of_two_errors_at_once_one_is_the_cause() {
     check("two errors", 3, || {
