@@ -351,6 +351,7 @@ async fn a_drain_lets_the_consumers_finish_what_is_in_the_channel() {
     assert_eq!(start.elapsed(), SECOND / 2 + 5 * SECOND);
 }
 
+/// Mutant: E124 (the last consumer forgets what is left).
 #[tokio::test(start_paused = true)]
 async fn at_its_deadline_a_drain_cancels_what_is_left() {
     let mut pipeline = counting(10, 2, u32::MAX)
@@ -475,7 +476,6 @@ async fn a_token_cancels_the_pipeline() {
     assert_eq!(report.stats.produced, 0);
 }
 
-/// Mutant: E124 (the last consumer forgets what is left).
 #[tokio::test]
 async fn a_dropped_pipeline_drops_its_tasks_and_items_in_the_very_drop() {
     let census = Arc::new(());
