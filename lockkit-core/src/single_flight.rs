@@ -231,9 +231,12 @@ impl<K: Hash + Eq, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
             let flight = Arc::clone(&entry.flight);
             // With the table's lock, so that its last caller does not leave in between.
             let seat = flight.sit();
-            // Before `key` is dropped.
             drop(table);
-            return Joined::Next(seated(flight, seat));
+            let seated = seated(flight, seat);
+            // It may panic, and then the seat is given up: so it goes here and not at the end of the
+            // function, when the seat is out of reach.
+            drop(key);
+            return Joined::Next(seated);
         }
         let (flight, seat) = Flight::new();
         let flight = Arc::new(flight);
@@ -320,7 +323,11 @@ where
         let (mut seated, work) = match std::mem::replace(&mut this.stage, Stage::Done) {
             Stage::New { key, work } => match this.flights.join(key, &waker) {
                 Joined::First(seated) => (seated, Some(work)),
-                Joined::Next(seated) => (seated, None),
+                Joined::Next(seated) => {
+                    // As the key: while the seat can still be given up.
+                    drop(work);
+                    (seated, None)
+                }
                 Joined::Itself => return Poll::Ready(Err(FlightError::WouldDeadlock)),
             },
             Stage::Seated(seated) => (seated, None),

@@ -483,6 +483,35 @@ mod panics {
         }
     }
 
+    /// The key and the work of a newcomer are not needed, and are dropped when he has his seat.
+    // Mutants: E130a, E130b
+    #[test]
+    fn a_newcomer_whose_key_or_work_panics_when_it_is_dropped_keeps_no_seat() {
+        let (in_key, in_work) = (Cell::new(""), Cell::new(""));
+        for on in [&in_key, &in_work] {
+            let flights = SingleFlight::new();
+            let job = Job::default();
+            let key = || Touchy { on: &in_key, id: 1 };
+            let mut first = flights.run(key(), job.work());
+            assert!(poll(&mut first).is_pending());
+            let bomb = Touchy {
+                on: &in_work,
+                id: 2,
+            };
+            let work = || {
+                drop(bomb);
+                job.work()()
+            };
+            let mut second = flights.run(key(), work);
+            on.set("drop");
+            assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut second))).is_err());
+            drop(second);
+            // So the first caller is the last.
+            drop(first);
+            assert_eq!((job.counts(), flights.len()), ((1, 1, 1), 0));
+        }
+    }
+
     #[test]
     fn a_value_that_panics_harms_only_its_caller() {
         struct Value(Arc<Mutex<&'static str>>);
