@@ -201,3 +201,27 @@ impl WakeBatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first one stays, so that nobody behind it is at the front when he leaves.
+    // Mutant: E131
+    #[test]
+    fn a_queue_that_many_have_left_has_room_for_those_who_stay() {
+        let mut queue = WaitQueue::default();
+        let mut join = || queue.push(1, Waker::noop().clone());
+        let (first, others) = (join(), [(); 9].map(|()| join()));
+        for _ in 0..1_000 {
+            let goes = queue.push(1, Waker::noop().clone());
+            assert!(queue.remove(goes).is_some());
+            assert!(queue.places.len() <= 2 * queue.len() + SPARE);
+        }
+        let room = queue.room();
+        assert!(room <= 64, "room for {room}");
+        assert!(queue.remove(first).is_some());
+        assert_eq!(queue.front(), Some((others[0], 1)));
+        assert_eq!(queue.len(), 9);
+    }
+}

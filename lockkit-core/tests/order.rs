@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use lockkit_core::order::{Violation, on_violation};
 use lockkit_core::{KeyedGuard, KeyedMutex, LockKey};
-use lockkit_test::wake::CountingWaker;
+use lockkit_test::wake::{CountingWaker, on_wake};
 
 thread_local! {
     /// The hook is called by the thread that locks, and each test has a thread of its own.
@@ -170,6 +170,29 @@ fn what_was_unlocked_before_is_not_held() {
     drop(task.has(mutex.lock(5)));
     drop(outer);
     task.nest(&mutex, 5, 4);
+    reported(0);
+}
+
+/// An executor may poll a task from inside of a wake, and so the one that is just unlocking.
+// Mutant: E133
+#[test]
+fn a_key_is_off_the_books_when_the_next_one_is_woken() {
+    let mutex = Arc::new(KeyedMutex::new());
+    let task = Task::new();
+    let waker = on_wake({
+        let (mutex, task) = (Arc::clone(&mutex), Task(Arc::clone(&task.0)));
+        move || drop(task.has(mutex.lock(2)))
+    });
+    let held = task.has(mutex.lock(1));
+    let mut next = mutex.lock(1);
+    assert!(
+        pin!(&mut next)
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    drop(held);
+    drop(next);
+    task.nest(&mutex, 2, 1);
     reported(0);
 }
 

@@ -341,3 +341,21 @@ fn read(payload: Box<dyn Any + Send>) -> String {
     }
     message
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Mutant: E132
+    #[test]
+    fn a_flight_that_many_come_to_and_leave_has_seats_for_those_who_stay() {
+        let (flight, _first) = Flight::<()>::new();
+        for _ in 0..100 {
+            let [one, two, three] = [(); 3].map(|()| flight.sit());
+            for seat in [two, three, one] {
+                assert!(!flight.leave(seat).1);
+            }
+        }
+        assert_eq!(flight.0.lock().seats.len(), 4);
+    }
+}

@@ -286,6 +286,37 @@ fn closing_and_granting_agree() {
     });
 }
 
+/// Whoever is refused, at once or in line, may look for what led to the closing.
+// Mutant: E134
+#[test]
+fn closing_passes_on_what_was_done() {
+    check("semaphore: close passes on", 3, || {
+        let semaphore = semaphore(1);
+        let done = Arc::new(AtomicUsize::new(0));
+        let looks = with(&semaphore, {
+            let done = Arc::clone(&done);
+            move |it| {
+                if it.is_closed() || matches!(it.try_acquire(), Err(TryAcquireError::Refused(_))) {
+                    assert_eq!(done.load(Ordering::Relaxed), 1);
+                }
+            }
+        });
+        let asks = with(&semaphore, {
+            let done = Arc::clone(&done);
+            move |it| {
+                if block_on(it.acquire()).is_err() {
+                    assert_eq!(done.load(Ordering::Relaxed), 1);
+                }
+            }
+        });
+        done.store(1, Ordering::Relaxed);
+        semaphore.close();
+        looks.join().unwrap();
+        asks.join().unwrap();
+        all_is_back(&semaphore);
+    });
+}
+
 // Mutant: E46
 #[test]
 fn closing_and_cancelling_agree() {
@@ -446,6 +477,20 @@ fn shrinking_is_exact_while_permits_come_and_go() {
         let one = semaphore.try_acquire().unwrap();
         assert!(semaphore.try_acquire().is_err());
         drop(one);
+    });
+}
+
+// Mutant: E135
+#[test]
+fn what_is_held_is_counted_exactly_while_it_is_resized() {
+    check("semaphore: held vs resize", 2, || {
+        let semaphore = semaphore(2);
+        let permit = semaphore.try_acquire_owned().unwrap();
+        let resizes = with(&semaphore, |it| it.resize(0).unwrap());
+        assert_eq!(semaphore.held(), 1);
+        resizes.join().unwrap();
+        drop(permit);
+        assert_eq!((semaphore.held(), semaphore.available()), (0, 0));
     });
 }
 
