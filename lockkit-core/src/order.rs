@@ -13,7 +13,7 @@
 //!
 //! # What it can and cannot see
 //! - **Possible, not actual.** Two orders are reported although they never ran at the same time, also when
-//!   one task did both, or when a lock around both keeps them apart.
+//!   one task did both, when a lock around both keeps them apart, or when the wait for a key has a time limit.
 //! - **A task is known by its waker**, by the address in it, as there is no runtime here to ask. What has a
 //!   waker of its own is a task of its own: each future in a `FuturesUnordered`, and in `join_all` of many.
 //!   What shares one is one task: the branches of a `join!`, of which one may wait for a key that the other
@@ -29,6 +29,11 @@
 //!
 //! The books keep the newest 65,536 orders of two keys and forget the oldest, and with it the circles that
 //! only it would close. Those of a mutex go with the mutex.
+//!
+//! **Cost**, in a debug build. There is one set of books for the process, behind a lock that each lock and
+//! unlock of a key takes for a moment. A key that is asked for while others are held costs a step for each of
+//! them; an order that is new, a walk along those that lead on from it; and the end of a mutex, a walk along
+//! all.
 //!
 //! # Examples
 //! ```

@@ -45,6 +45,8 @@ const SHARDS: usize = 1;
 /// - **A panic is an error.** It reaches every caller of the flight as [`FlightError::Panicked`], and the
 ///   next call begins afresh.
 ///
+/// **Memory.** 2 KiB, and a table in each of 16 shards that keeps the room of its largest load.
+///
 /// A computation that may fail has a `Result` for its value, with an error that can be cloned, such as
 /// `Arc<E>`.
 ///
@@ -169,9 +171,10 @@ impl<K: Hash + Eq, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
     /// caller of the flight may be the one that polls the computation, in its own task.
     ///
     /// Costs two allocations for a flight, one of them for the future of `work`, a third if it has several
-    /// callers, and two short holds of a lock for a caller. Whenever the computation is woken, all of its
-    /// callers are: any of them may be the only one that is still polled. So each wake costs as many polls
-    /// as there are callers, which do nothing but one.
+    /// callers, and those of a list that grows with more than two of them. A caller costs some short holds of
+    /// a lock: two to join, one or two for each poll, and two to end the flight or to leave it. Whenever the
+    /// computation is woken, all of its callers are: any of them may be the only one that is still polled. So
+    /// each wake costs as many polls as there are callers, which do nothing but one.
     ///
     /// `K`'s `Eq` is called under a lock and must not call back; nothing else of the caller's is.
     ///

@@ -608,6 +608,18 @@ mod permits {
     }
 
     #[test]
+    fn a_semaphore_whose_last_permit_is_forgotten_is_paused() {
+        let semaphore = semaphore(1);
+        let last = semaphore.try_acquire().unwrap();
+        let mut waiting = semaphore.acquire();
+        assert!(is_pending(&mut waiting));
+        last.forget();
+        assert!(is_pending(&mut waiting) && is_pending(&mut semaphore.acquire()));
+        semaphore.resize(1).unwrap();
+        drop(granted(&mut waiting));
+    }
+
+    #[test]
     fn permits_that_a_resize_took_already_can_be_forgotten_too() {
         let semaphore = semaphore(5);
         let five = semaphore.try_acquire_many(5).unwrap();

@@ -64,7 +64,8 @@ impl<'a> Permit<'a> {
     }
 
     /// Takes the permits out of the semaphore for good: its capacity becomes so much smaller, with the
-    /// same consequences as [`Semaphore::resize`].
+    /// same consequences as [`Semaphore::resize`]. So a semaphore whose last permit is forgotten is paused, and
+    /// lets its requests wait.
     pub fn forget(self) {
         let forgotten = std::mem::ManuallyDrop::new(self);
         forgotten.semaphore.forget(forgotten.count);
