@@ -501,6 +501,27 @@ mod tests {
         assert!(state.excess().is_some());
     }
 
+    // Mutants: E137a, E137b
+    #[test]
+    fn a_shard_keeps_few_queues_and_none_that_is_large() {
+        let mut state = State::new();
+        let entries: Vec<_> = (0..20).map(|key| take(&mut state, key).unwrap()).collect();
+        for &entry in &entries {
+            state.line_up(entry, Waker::noop().clone());
+        }
+        for entry in entries {
+            while state.release(entry).gone.is_none() {}
+        }
+        assert_eq!(state.spare.len(), KEPT_QUEUES);
+        let entry = take(&mut state, 1).unwrap();
+        for _ in 0..1_000 {
+            state.line_up(entry, Waker::noop().clone());
+        }
+        while state.release(entry).gone.is_none() {}
+        assert_eq!(state.spare.len(), KEPT_QUEUES - 1);
+        assert!(state.spare.iter().all(|queue| queue.room() <= KEPT));
+    }
+
     #[test]
     fn a_warm_shard_allocates_nothing() {
         let mut state = State::new();
