@@ -95,8 +95,8 @@ pub enum Error {
         /// Which rows were skipped, likewise.
         skipped: Vec<usize>,
     },
-    /// A transaction was tried until its policy gave up. Nothing was committed.
-    #[error("the transaction was given up after {attempts} attempts: {reason}")]
+    /// A transaction or an update was tried until its policy gave up. Nothing was committed.
+    #[error("given up after {attempts} attempts: {reason}")]
     GaveUp {
         /// How many attempts were made.
         attempts: u32,
@@ -105,6 +105,31 @@ pub enum Error {
         /// How the last one failed.
         #[source]
         source: Cause,
+    },
+    /// Somebody else has changed a row since it was read. Nothing was changed.
+    #[error("a row of {table} was changed meanwhile; its version was {expected}")]
+    Conflict {
+        /// The table.
+        table: String,
+        /// The version that was expected.
+        expected: i64,
+    },
+    /// There is no row of that key.
+    #[error("{table} has no row of that key")]
+    NotFound {
+        /// The table.
+        table: String,
+    },
+    /// A table is not as it was described, or a row of it is not as it must be.
+    #[error("table {table}: {problem}")]
+    Table {
+        /// The table.
+        table: String,
+        /// What does not fit.
+        problem: &'static str,
+        /// The driver's error, if there was one.
+        #[source]
+        source: Option<Cause>,
     },
     /// The reply to a COMMIT was lost: the transaction is committed, or rolled back. It is not tried again
     /// without being asked, as its changes might be made twice.

@@ -6,14 +6,13 @@
 //! | to keep the jobs in a SQLite file | `queue::SqliteStore` | `queue`, `sqlite` |
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
+//! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |
 //! | a transaction that retries itself and survives cancellation | `retry_tx!`, `transaction` | `postgres` or `sqlite` |
 //! | to lock rows inside a transaction before changing them | `pessimistic::RowLock` | `postgres` or `sqlite` |
 //!
 //! Use something else if the work need not survive its process (`lockkit-pool`), if many readers
 //! shall each see every message (a log), or if jobs are so many that one database cannot write
 //! them down.
-//!
-//! Optimistic locking is to come.
 //!
 //! # Example
 //!
@@ -57,7 +56,11 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod backend;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod cas;
 mod error;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod optimistic;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod pessimistic;
 #[cfg(feature = "queue")]
@@ -66,5 +69,7 @@ pub mod queue;
 pub mod transaction;
 
 pub use error::{Blocker, Cause, Error, Receipt, chain_of_causes};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use optimistic::optimistic;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sqlx;

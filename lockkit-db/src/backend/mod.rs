@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use crate::Error;
+use crate::cas::dialect::Rows;
 use crate::transaction::{Isolation, LockWait, TxOptions};
 
 #[cfg(feature = "postgres")]
@@ -15,7 +16,7 @@ pub(crate) mod sqlite;
 /// A database that this crate knows: [`sqlx::Postgres`], [`sqlx::Sqlite`].
 ///
 /// Sealed, so that what a transaction needs of a database can grow.
-pub trait Backend: Dialect {}
+pub trait Backend: Dialect + Rows {}
 
 /// What a transaction needs of a database. Public in name only: the module is private.
 ///

@@ -1,0 +1,223 @@
+//! What differs between databases where rows with versions are concerned.
+
+#[cfg(feature = "postgres")]
+use sqlx::Postgres;
+#[cfg(feature = "sqlite")]
+use sqlx::Sqlite;
+use sqlx::error::BoxDynError;
+use sqlx::{Arguments as _, Database, Row as _, SqlStr};
+
+/// What a version is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A number that is raised by one.
+    Count,
+    /// The server's clock in microseconds.
+    Time,
+}
+
+/// What an error of a statement over a described table means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The table is not as described.
+    Description(&'static str),
+    /// The answer is lost.
+    Lost,
+    /// Refused, and not done.
+    Refused,
+}
+
+/// What rows with versions need of a database. Public in name only: the module is private.
+pub trait Rows: Database {
+    /// Whether a guarded change that was not made tells in the same answer what stood in its way.
+    const TELLS: bool;
+
+    /// At the end of a SELECT, locks the row until the transaction ends. Empty where a transaction that
+    /// writes is alone anyway.
+    const LOCKED: &'static str;
+
+    /// The version in a column, as a 64-bit number.
+    fn read(column: &str, kind: Kind) -> String;
+
+    /// The version in the numbered argument, as the column has it.
+    fn argument(number: usize, kind: Kind) -> String;
+
+    /// The version after the one in a column.
+    fn next(column: &str, kind: Kind) -> String;
+
+    /// The version of a new row.
+    fn first(kind: Kind) -> &'static str;
+
+    /// A change that yields (1, the number `told`) for the row it has changed. Where the database can, it
+    /// yields for a row that it has not changed what `look`, of the form `SELECT 0, ... WHERE ...`, finds.
+    fn guarded(change: &str, told: &str, look: &str) -> String;
+
+    /// Runs a statement and reads its answer to the very end: only there does it say that it is committed.
+    fn fetch(
+        connection: &mut Self::Connection,
+        text: SqlStr,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
+
+    /// A number as an argument.
+    fn add_number(arguments: &mut Self::Arguments, number: i64) -> Result<(), BoxDynError>;
+
+    /// A number from a row.
+    fn number(row: &Self::Row, at: usize) -> Result<Option<i64>, sqlx::Error>;
+
+    /// What an error of a statement by itself means. Never looks at a message's text.
+    fn fault(error: &sqlx::Error) -> Fault;
+}
+
+#[cfg(feature = "postgres")]
+impl Rows for Postgres {
+    const TELLS: bool = true;
+
+    /// The key is never changed, so rows that refer to this one may be inserted meanwhile.
+    const LOCKED: &'static str = " FOR NO KEY UPDATE";
+
+    fn read(column: &str, kind: Kind) -> String {
+        match kind {
+            Kind::Count => format!("{column}::bigint"),
+            // In PostgreSQL 13 `extract` is a float, which has the microseconds up to the year 2255 only if
+            // rounded.
+            Kind::Time => format!("round(extract(epoch FROM {column}) * 1000000)::bigint"),
+        }
+    }
+
+    fn argument(number: usize, kind: Kind) -> String {
+        match kind {
+            Kind::Count => format!("${number}"),
+            Kind::Time => {
+                format!("(timestamptz 'epoch' + ${number} * interval '1 microsecond')")
+            }
+        }
+    }
+
+    /// Not `now()`, which stands still in a transaction.
+    fn next(column: &str, kind: Kind) -> String {
+        match kind {
+            Kind::Count => format!("{column} + 1"),
+            Kind::Time => {
+                format!("greatest({column} + interval '1 microsecond', clock_timestamp())")
+            }
+        }
+    }
+
+    fn first(kind: Kind) -> &'static str {
+        match kind {
+            Kind::Count => "1",
+            Kind::Time => "clock_timestamp()",
+        }
+    }
+
+    fn guarded(change: &str, told: &str, look: &str) -> String {
+        format!(
+            "WITH done AS ({change} RETURNING {told} AS told) \
+             SELECT 1::bigint, told FROM done \
+             UNION ALL {look} AND NOT EXISTS (SELECT FROM done)"
+        )
+    }
+
+    async fn fetch(
+        connection: &mut Self::Connection,
+        text: SqlStr,
+        arguments: Self::Arguments,
+    ) -> Result<Vec<Self::Row>, sqlx::Error> {
+        sqlx::query_with(text, arguments)
+            .fetch_all(connection)
+            .await
+    }
+
+    fn add_number(arguments: &mut Self::Arguments, number: i64) -> Result<(), BoxDynError> {
+        arguments.add(number)
+    }
+
+    fn number(row: &Self::Row, at: usize) -> Result<Option<i64>, sqlx::Error> {
+        row.try_get(at)
+    }
+
+    fn fault(error: &sqlx::Error) -> Fault {
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        match code.as_deref() {
+            Some("42P01") => Fault::Description("there is no such table"),
+            Some("42703") => Fault::Description("a column of the description is not there"),
+            Some("42P10") => Fault::Description("no unique constraint is on the key"),
+            Some("42804" | "42883" | "42846") => {
+                Fault::Description("a column is of another type than its value")
+            }
+            Some("22003" | "22008") => Fault::Description("a number does not fit its column"),
+            _ if crate::backend::classify_sqlx(error) == crate::backend::Class::ConnectionLost => {
+                Fault::Lost
+            }
+            _ => Fault::Refused,
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl Rows for Sqlite {
+    const TELLS: bool = false;
+
+    const LOCKED: &'static str = "";
+
+    fn read(column: &str, _kind: Kind) -> String {
+        column.to_owned()
+    }
+
+    fn argument(number: usize, _kind: Kind) -> String {
+        format!("${number}")
+    }
+
+    fn next(column: &str, kind: Kind) -> String {
+        match kind {
+            Kind::Count => format!("{column} + 1"),
+            Kind::Time => format!("max({column} + 1, {})", Self::first(kind)),
+        }
+    }
+
+    /// The clock has milliseconds.
+    fn first(kind: Kind) -> &'static str {
+        match kind {
+            Kind::Count => "1",
+            Kind::Time => "CAST(round(unixepoch('subsec') * 1000) AS INTEGER) * 1000",
+        }
+    }
+
+    fn guarded(change: &str, told: &str, _look: &str) -> String {
+        format!("{change} RETURNING 1, {told}")
+    }
+
+    async fn fetch(
+        connection: &mut Self::Connection,
+        text: SqlStr,
+        arguments: Self::Arguments,
+    ) -> Result<Vec<Self::Row>, sqlx::Error> {
+        sqlx::query_with(text, arguments)
+            .fetch_all(connection)
+            .await
+    }
+
+    fn add_number(arguments: &mut Self::Arguments, number: i64) -> Result<(), BoxDynError> {
+        arguments.add(number)
+    }
+
+    fn number(row: &Self::Row, at: usize) -> Result<Option<i64>, sqlx::Error> {
+        row.try_get(at)
+    }
+
+    fn fault(error: &sqlx::Error) -> Fault {
+        match crate::backend::sqlite::primary_code(error) {
+            Some(1) => Fault::Description("it, or a column of the description, is not there"),
+            Some(20) => Fault::Description("a column is of another type than its value"),
+            // The disk may have it or not.
+            Some(10) => Fault::Lost,
+            _ if crate::backend::classify_sqlx(error) == crate::backend::Class::ConnectionLost => {
+                Fault::Lost
+            }
+            _ => Fault::Refused,
+        }
+    }
+}

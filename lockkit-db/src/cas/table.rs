@@ -1,0 +1,651 @@
+//! A table with versions, and the statements over one of its rows.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use lockkit_core::sync::Mutex;
+use sqlx::{Acquire, AssertSqlSafe, SqlSafeStr as _, SqlStr};
+use sqlx_core::transaction::TransactionManager as _;
+
+use super::dialect::{Fault, Kind};
+use super::{Bind, Deleted, Loaded, Outcome, Record, Values, Version};
+use crate::Error;
+use crate::backend::{Backend, plain_name};
+use crate::optimistic::adaptive::{Adaptive, ConflictStats};
+
+/// The most columns that a key may have.
+const MOST_KEYS: usize = 16;
+/// The most value columns: a statement takes two sets of them at most, and SQLite 32,766 values.
+const MOST_COLUMNS: usize = 500;
+
+/// The description of a table whose rows carry a version, with the statements made of it.
+///
+/// Cheap to clone; clones share their [conflict statistics](Self::conflicts). Make one and keep it.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use lockkit_db::cas::{Outcome, Table, Version};
+/// # use lockkit_db::sqlx;
+/// # use lockkit_db::sqlx::Sqlite;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("notes.db");
+/// # let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).create_if_missing(true);
+/// # let pool = sqlx::SqlitePool::connect_with(options).await?;
+/// sqlx::raw_sql("CREATE TABLE note (id INTEGER PRIMARY KEY, title TEXT, stars INTEGER,
+///                                   version INTEGER NOT NULL)")
+///     .execute(&pool)
+///     .await?;
+/// let notes: Table<Sqlite> = Table::describe("note")
+///     .key("id")
+///     .columns(["title", "stars"])
+///     .version("version")
+///     .build()?;
+///
+/// let first = notes.insert(&pool, 7, ("groceries", 0)).await?.expect("there is no note 7 yet");
+/// let changed = notes.cas(&pool, 7, first, ("groceries", 5)).await?;
+/// let Outcome::Updated { version } = changed else { unreachable!("nobody else is here") };
+///
+/// // Whoever has read it before comes too late.
+/// let late = notes.cas(&pool, 7, first, ("errands", 0)).await?;
+/// assert_eq!(late, Outcome::Conflict { current: version });
+///
+/// let note = notes.load::<(String, i64), _>(&pool, 7).await?.expect("it is there");
+/// assert_eq!(note.value, ("groceries".to_owned(), 5));
+/// # Ok(()) }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
+pub struct Table<DB: Backend> {
+    inner: Arc<Inner>,
+    database: PhantomData<fn() -> DB>,
+}
+
+/// Puts a [`Table`] together.
+#[must_use = "a builder does nothing until `build`"]
+pub struct TableBuilder<DB: Backend> {
+    name: String,
+    keys: Vec<String>,
+    columns: Vec<String>,
+    version: Option<(String, Kind)>,
+    database: PhantomData<fn() -> DB>,
+}
+
+struct Inner {
+    name: String,
+    keys: usize,
+    columns: usize,
+    texts: Texts,
+    conflicts: Mutex<Adaptive>,
+}
+
+/// The key's values come first in each, then the version, then the rest.
+struct Texts {
+    load: SqlStr,
+    lock: SqlStr,
+    version: SqlStr,
+    insert: SqlStr,
+    update: SqlStr,
+    delete: SqlStr,
+}
+
+/// What became of a guarded change.
+enum Told {
+    Done(Version),
+    Conflict(Version),
+    Missing,
+}
+
+// === impl TableBuilder ===
+
+impl<DB: Backend> TableBuilder<DB> {
+    /// A column of the key, under which there is at most one row. Call it for each one in turn, and give the
+    /// values as a tuple in the same order.
+    pub fn key(mut self, column: &str) -> Self {
+        self.keys.push(column.to_owned());
+        self
+    }
+
+    /// The columns that are read and written, in the order in which a [`Record`] has them. Others stay as
+    /// they are; describe the table a second time to change others.
+    pub fn columns<'a>(mut self, columns: impl IntoIterator<Item = &'a str>) -> Self {
+        self.columns.extend(columns.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// The column of the version: an integer, `NOT NULL`.
+    pub fn version(mut self, column: &str) -> Self {
+        self.version = Some((column.to_owned(), Kind::Count));
+        self
+    }
+
+    /// The column of the version: the server's time of the last change in microseconds, `NOT NULL`. On
+    /// PostgreSQL a `timestamptz`, on SQLite an `INTEGER`.
+    pub fn timestamp(mut self, column: &str) -> Self {
+        self.version = Some((column.to_owned(), Kind::Time));
+        self
+    }
+
+    /// Checks the names, and writes the statements.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with the field: a name that is not a plain SQL name, one that is there twice, no key
+    /// or over 16 columns of it, no value columns or over 500, no version.
+    pub fn build(self) -> Result<Table<DB>, Error> {
+        let table = match self.name.split_once('.') {
+            Some((schema, name)) => {
+                plain_name("schema", schema)?;
+                format!(
+                    "{}.{}",
+                    DB::quote("schema", schema)?,
+                    DB::quote("table", name)?
+                )
+            }
+            None => DB::quote("table", &self.name)?,
+        };
+        let (version, kind) = self
+            .version
+            .as_ref()
+            .ok_or_else(|| Error::invalid("version", format!("{} has none", self.name)))?;
+        within("key", self.keys.len(), MOST_KEYS)?;
+        within("columns", self.columns.len(), MOST_COLUMNS)?;
+        let mut names: Vec<&str> = Vec::new();
+        let all = (self.keys.iter().map(|name| ("key", name)))
+            .chain(self.columns.iter().map(|name| ("columns", name)))
+            .chain([("version", version)]);
+        for (field, name) in all {
+            plain_name(field, name)?;
+            // SQLite takes names that differ in case only for the same.
+            if names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                return Err(Error::invalid(field, format!("{name} is there twice")));
+            }
+            names.push(name);
+        }
+        let quoted = |names: &[String]| {
+            let names = names.iter().map(|name| DB::quote("columns", name));
+            names.collect::<Result<Vec<_>, _>>()
+        };
+        let parts = Parts {
+            table,
+            keys: quoted(&self.keys)?,
+            columns: quoted(&self.columns)?,
+            version: DB::quote("version", version)?,
+            kind: *kind,
+        };
+        Ok(Table {
+            inner: Arc::new(Inner {
+                keys: self.keys.len(),
+                columns: self.columns.len(),
+                texts: parts.texts::<DB>(),
+                conflicts: Mutex::new(Adaptive::new()),
+                name: self.name,
+            }),
+            database: PhantomData,
+        })
+    }
+}
+
+fn within(field: &'static str, number: usize, most: usize) -> Result<(), Error> {
+    match number {
+        0 => Err(Error::invalid(field, "names no column")),
+        number if number > most => Err(Error::invalid(
+            field,
+            format!("names {number} columns, and {most} is the limit"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Quoted names.
+struct Parts {
+    table: String,
+    keys: Vec<String>,
+    columns: Vec<String>,
+    version: String,
+    kind: Kind,
+}
+
+impl Parts {
+    fn texts<DB: Backend>(&self) -> Texts {
+        let Self {
+            table,
+            keys,
+            columns,
+            version,
+            kind,
+        } = self;
+        let of_key: Vec<_> = (keys.iter().zip(1..))
+            .map(|(key, number)| format!("{key} = ${number}"))
+            .collect();
+        let of_key = of_key.join(" AND ");
+        let first_free = keys.len() + 1;
+        let expected = DB::argument(first_free, *kind);
+        let unchanged = format!("{of_key} AND {version} = {expected}");
+        let read = DB::read(version, *kind);
+        let look = format!("SELECT 0, {read} FROM {table} WHERE {of_key}");
+
+        let load = format!(
+            "SELECT {}, {read} FROM {table} WHERE {of_key}",
+            columns.join(", ")
+        );
+        let set: Vec<_> = (columns.iter().zip(first_free + 1..))
+            .map(|(column, number)| format!("{column} = ${number}"))
+            .collect();
+        let update = format!(
+            "UPDATE {table} SET {}, {version} = {} WHERE {unchanged}",
+            set.join(", "),
+            DB::next(version, *kind),
+        );
+        let delete = format!("DELETE FROM {table} WHERE {unchanged}");
+        let given: Vec<_> = (1..=keys.len() + columns.len())
+            .map(|number| format!("${number}"))
+            .collect();
+        let insert = format!(
+            "INSERT INTO {table} ({}, {}, {version}) VALUES ({}, {}) \
+             ON CONFLICT ({}) DO NOTHING RETURNING {read}",
+            keys.join(", "),
+            columns.join(", "),
+            given.join(", "),
+            DB::first(*kind),
+            keys.join(", "),
+        );
+        Texts {
+            lock: text(format!("{load}{}", DB::LOCKED)),
+            load: text(load),
+            version: text(format!("SELECT {read} FROM {table} WHERE {of_key}")),
+            insert: text(insert),
+            update: text(DB::guarded(&update, &read, &look)),
+            delete: text(DB::guarded(&delete, &read, &look)),
+        }
+    }
+}
+
+/// The only names in it are quoted plain names, and all values are arguments.
+fn text(text: String) -> SqlStr {
+    AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+}
+
+// === impl Table ===
+
+impl<DB: Backend> Table<DB> {
+    /// Starts the description of a table, by its name, or by `schema.name`. Names are taken as they are:
+    /// PostgreSQL tells upper from lower case in them, as it does in quoted ones.
+    pub fn describe(name: &str) -> TableBuilder<DB> {
+        TableBuilder {
+            name: name.to_owned(),
+            keys: Vec::new(),
+            columns: Vec::new(),
+            version: None,
+            database: PhantomData,
+        }
+    }
+
+    /// The table's name, as it was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// What [`optimistic`](crate::optimistic()) has met in this table, through this description and its
+    /// clones.
+    #[must_use]
+    pub fn conflicts(&self) -> ConflictStats {
+        self.inner.conflicts.lock().stats()
+    }
+
+    /// Reads a row and its version. One round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Table`] when table and description do not fit, or the version is NULL. [`Error::Invalid`] for
+    /// a key of another number of values. [`Error::Closed`], or the database's.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn load<'c, R, A>(
+        &self,
+        on: A,
+        key: impl Bind<DB>,
+    ) -> Result<Option<Loaded<R>>, Error>
+    where
+        R: Record<DB>,
+        A: Acquire<'c, Database = DB>,
+    {
+        let key = self.arguments(&key)?;
+        let mut connection = on.acquire().await?;
+        self.read(&mut *connection, &self.inner.texts.load, key)
+            .await
+    }
+
+    /// Inserts a row, with its first version. `None` if there is a row of that key already, which is left as
+    /// it is. One round trip.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load); [`Error::Unknown`] when the reply is lost. Sent again, it says by `None` that
+    /// a row is there, which may be the one that was sent first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it has happened or not.
+    pub async fn insert<'c, A>(
+        &self,
+        on: A,
+        key: impl Bind<DB>,
+        values: impl Bind<DB>,
+    ) -> Result<Option<Version>, Error>
+    where
+        A: Acquire<'c, Database = DB>,
+    {
+        let mut arguments = self.arguments(&key)?;
+        self.add_columns(&mut arguments, &values)?;
+        let mut connection = on.acquire().await?;
+        let rows = self
+            .fetch(
+                &mut *connection,
+                &self.inner.texts.insert,
+                arguments,
+                Writes::Yes,
+            )
+            .await?;
+        rows.first().map(|row| self.version(row, 0)).transpose()
+    }
+
+    /// Sets all value columns of a row, and raises its version, if its version is the one expected.
+    ///
+    /// One statement and one round trip, on a pool or in a transaction (`&mut *tx`). A conflict tells the
+    /// current version in the same round trip on PostgreSQL, unless it has come up while this statement
+    /// waited for another one at the same row; then, and on SQLite, it takes one more.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Unknown`] when the reply is lost, outside of a transaction: it has happened, is still to
+    ///   happen, or has not. To send **the same again, with the same expected version**, is safe: one of the two
+    ///   at most can find that version. If the second is [`Outcome::Updated`], it was the one. To look at
+    ///   the version instead tells nothing: the first may still be on its way.
+    /// - [`Error::Invalid`] for an expected version of `i64::MAX`, which has no successor, and for another number of values than
+    ///   the table has columns.
+    /// - [`Error::Table`] when table and description do not fit, the version is NULL or does not fit
+    ///   its column, or the key is not unique.
+    /// - [`Error::Closed`], or the database's: nothing has happened. In a transaction at an isolation level above the
+    ///   lowest, PostgreSQL reports a conflict as an error that [`retry_tx!`](crate::retry_tx) mends.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it is as if the reply was lost.
+    pub async fn cas<'c, A>(
+        &self,
+        on: A,
+        key: impl Bind<DB>,
+        expected: Version,
+        values: impl Bind<DB>,
+    ) -> Result<Outcome, Error>
+    where
+        A: Acquire<'c, Database = DB>,
+    {
+        let mut arguments = self.expecting(&key, expected)?;
+        self.add_columns(&mut arguments, &values)?;
+        let key = self.arguments(&key)?;
+        let mut connection = on.acquire().await?;
+        self.update(&mut *connection, key, expected, arguments)
+            .await
+    }
+
+    /// Deletes a row if its version is the one expected. Costs what [`cas`](Self::cas) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`cas`](Self::cas). Sent again after a lost reply, [`Deleted::NotFound`] may be the work of the
+    /// first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it has happened or not.
+    pub async fn delete<'c, A>(
+        &self,
+        on: A,
+        key: impl Bind<DB>,
+        expected: Version,
+    ) -> Result<Deleted, Error>
+    where
+        A: Acquire<'c, Database = DB>,
+    {
+        let arguments = self.expecting(&key, expected)?;
+        let key = self.arguments(&key)?;
+        let mut connection = on.acquire().await?;
+        let text = &self.inner.texts.delete;
+        let told = self
+            .guarded(&mut *connection, text, key, expected, arguments)
+            .await?;
+        Ok(match told {
+            Told::Done(_) => Deleted::Deleted,
+            Told::Conflict(current) => Deleted::Conflict { current },
+            Told::Missing => Deleted::NotFound,
+        })
+    }
+
+    // What `optimistic` is made of.
+
+    /// Reads a row in a transaction, and keeps others from changing it until the end of that.
+    pub(crate) async fn load_locked<R: Record<DB>>(
+        &self,
+        connection: &mut DB::Connection,
+        key: Values<DB>,
+    ) -> Result<Option<Loaded<R>>, Error> {
+        self.read(connection, &self.inner.texts.lock, key).await
+    }
+
+    pub(crate) async fn update(
+        &self,
+        connection: &mut DB::Connection,
+        key: Values<DB>,
+        expected: Version,
+        arguments: Values<DB>,
+    ) -> Result<Outcome, Error> {
+        let text = &self.inner.texts.update;
+        let told = self
+            .guarded(connection, text, key, expected, arguments)
+            .await?;
+        Ok(match told {
+            Told::Done(version) => Outcome::Updated { version },
+            Told::Conflict(current) => Outcome::Conflict { current },
+            Told::Missing => Outcome::NotFound,
+        })
+    }
+
+    pub(crate) fn adaptive(&self) -> &Mutex<Adaptive> {
+        &self.inner.conflicts
+    }
+
+    /// The key.
+    pub(crate) fn arguments(&self, key: &impl Bind<DB>) -> Result<Values<DB>, Error> {
+        let mut values = Values::new();
+        key.bind(&mut values)?;
+        self.count("key", self.inner.keys, values.len())?;
+        Ok(values)
+    }
+
+    /// The key and the version that is expected.
+    pub(crate) fn expecting(
+        &self,
+        key: &impl Bind<DB>,
+        expected: Version,
+    ) -> Result<Values<DB>, Error> {
+        if expected.get() == i64::MAX {
+            return Err(Error::invalid(
+                "version",
+                format!("there is none after {expected}"),
+            ));
+        }
+        let mut values = self.arguments(key)?;
+        values.push_number(expected.get())?;
+        Ok(values)
+    }
+
+    /// The value columns.
+    pub(crate) fn add_columns(
+        &self,
+        arguments: &mut Values<DB>,
+        values: &impl Bind<DB>,
+    ) -> Result<(), Error> {
+        let before = arguments.len();
+        values.bind(arguments)?;
+        self.count("values", self.inner.columns, arguments.len() - before)
+    }
+
+    fn count(&self, field: &'static str, columns: usize, given: usize) -> Result<(), Error> {
+        if given == columns {
+            return Ok(());
+        }
+        let name = self.name();
+        Err(Error::invalid(
+            field,
+            format!("{name} is described with {columns} columns here, got {given} values"),
+        ))
+    }
+
+    async fn read<R: Record<DB>>(
+        &self,
+        connection: &mut DB::Connection,
+        text: &SqlStr,
+        key: Values<DB>,
+    ) -> Result<Option<Loaded<R>>, Error> {
+        let rows = self.fetch(connection, text, key, Writes::No).await?;
+        self.at_most_one(&rows)?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let version = self.version(row, self.inner.columns)?;
+        let value = R::read(row).map_err(|error| {
+            self.misfit(
+                "a value column is not of the type that it is read as",
+                Some(error),
+            )
+        })?;
+        Ok(Some(Loaded { value, version }))
+    }
+
+    async fn guarded(
+        &self,
+        connection: &mut DB::Connection,
+        text: &SqlStr,
+        key: Values<DB>,
+        expected: Version,
+        arguments: Values<DB>,
+    ) -> Result<Told, Error> {
+        let rows = self.fetch(connection, text, arguments, Writes::Yes).await?;
+        self.at_most_one(&rows)?;
+        if let Some(row) = rows.first() {
+            let done = DB::number(row, 0).map_err(|error| self.unreadable(error))?;
+            let version = self.version(row, 1)?;
+            if done == Some(1) {
+                return Ok(Told::Done(version));
+            }
+            // The same version as expected is what the statement saw when it began; the one that it has
+            // waited for, and that has changed the row, it did not see.
+            if version != expected {
+                return Ok(Told::Conflict(version));
+            }
+        } else if DB::TELLS {
+            return Ok(Told::Missing);
+        }
+        let rows = self
+            .fetch(connection, &self.inner.texts.version, key, Writes::No)
+            .await?;
+        self.at_most_one(&rows)?;
+        match rows.first() {
+            Some(row) => Ok(Told::Conflict(self.version(row, 0)?)),
+            None => Ok(Told::Missing),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        connection: &mut DB::Connection,
+        text: &SqlStr,
+        arguments: Values<DB>,
+        writes: Writes,
+    ) -> Result<Vec<DB::Row>, Error> {
+        // Lost within a transaction, all of that is undone, and whoever has begun it hears of it.
+        let alone = DB::TransactionManager::get_transaction_depth(connection) == 0;
+        DB::fetch(connection, text.clone(), arguments.into_inner())
+            .await
+            .map_err(|error| match DB::fault(&error) {
+                Fault::Description(problem) => self.misfit(problem, Some(error)),
+                Fault::Lost if alone && writes == Writes::Yes => Error::Unknown {
+                    source: error.into(),
+                },
+                _ => error.into(),
+            })
+    }
+
+    fn at_most_one(&self, rows: &[DB::Row]) -> Result<(), Error> {
+        if rows.len() > 1 {
+            return Err(self.misfit("the key is not unique", None));
+        }
+        Ok(())
+    }
+
+    fn version(&self, row: &DB::Row, at: usize) -> Result<Version, Error> {
+        match DB::number(row, at) {
+            Ok(Some(version)) => Ok(Version::new(version)),
+            Ok(None) => Err(self.misfit("a row's version is NULL", None)),
+            Err(error) => Err(self.unreadable(error)),
+        }
+    }
+
+    fn unreadable(&self, error: sqlx::Error) -> Error {
+        self.misfit("a row's version is not a number", Some(error))
+    }
+
+    fn misfit(&self, problem: &'static str, source: Option<sqlx::Error>) -> Error {
+        Error::Table {
+            table: self.name().to_owned(),
+            problem,
+            source: source.map(Into::into),
+        }
+    }
+}
+
+/// Whether a statement whose answer is lost may have changed something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    Yes,
+    No,
+}
+
+impl<DB: Backend> Clone for Table<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            database: PhantomData,
+        }
+    }
+}
+
+impl<DB: Backend> fmt::Debug for Table<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("name", &self.inner.name)
+            .field("update", &self.inner.texts.update.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<DB: Backend> fmt::Debug for TableBuilder<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableBuilder")
+            .field("name", &self.name)
+            .field("keys", &self.keys)
+            .field("columns", &self.columns)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}

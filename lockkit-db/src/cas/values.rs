@@ -1,0 +1,185 @@
+//! What is bound to a statement, and what is read from a row.
+
+use sqlx::{Arguments as _, ColumnIndex, Decode, Encode, Row as _, Type};
+
+use crate::Error;
+use crate::backend::Backend;
+
+/// The arguments of a statement, in the order of its columns.
+pub struct Values<DB: Backend> {
+    arguments: DB::Arguments,
+}
+
+/// What can be bound: the value columns of a [`Table`](super::Table), or its key.
+///
+/// It is there for tuples of up to twelve parts, each anything that sqlx can encode, and for the commonest types by
+/// themselves; anything else makes a tuple of one: `(uuid,)`.
+pub trait Bind<DB: Backend> {
+    /// Pushes one value for each column.
+    ///
+    /// # Errors
+    ///
+    /// What [`Values::push`] returns.
+    fn bind(&self, values: &mut Values<DB>) -> Result<(), Error>;
+}
+
+/// What can be read from the value columns of a [`Table`](super::Table), and written to them.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # mod example {
+/// use lockkit_db::cas::{Bind, Record, Values};
+/// use lockkit_db::sqlx::{self, Row, Sqlite, sqlite::SqliteRow};
+///
+/// struct Note {
+///     title: String,
+///     stars: i64,
+/// }
+///
+/// impl Bind<Sqlite> for Note {
+///     fn bind(&self, values: &mut Values<Sqlite>) -> Result<(), lockkit_db::Error> {
+///         values.push(&self.title)?;
+///         values.push(self.stars)
+///     }
+/// }
+///
+/// impl Record<Sqlite> for Note {
+///     fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+///         Ok(Self { title: row.try_get(0)?, stars: row.try_get(1)? })
+///     }
+/// }
+/// # }
+/// ```
+pub trait Record<DB: Backend>: Bind<DB> + Sized {
+    /// Reads the columns, which stand at the front of the row in the order of their description.
+    ///
+    /// # Errors
+    ///
+    /// sqlx's, for a column of another type.
+    fn read(row: &DB::Row) -> Result<Self, sqlx::Error>;
+}
+
+impl<DB: Backend> Values<DB> {
+    pub(super) fn new() -> Self {
+        Self {
+            arguments: DB::Arguments::default(),
+        }
+    }
+
+    /// Adds the next one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when it cannot be encoded.
+    pub fn push<'t, T>(&mut self, value: T) -> Result<(), Error>
+    where
+        T: Encode<'t, DB> + Type<DB>,
+    {
+        let at = self.len();
+        self.arguments.add(value).map_err(|error| {
+            Error::invalid("values", format!("number {at} cannot be encoded: {error}"))
+        })
+    }
+
+    pub(crate) fn push_number(&mut self, number: i64) -> Result<(), Error> {
+        DB::add_number(&mut self.arguments, number).map_err(|error| {
+            Error::invalid("version", format!("{number} cannot be encoded: {error}"))
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.arguments.len()
+    }
+
+    pub(super) fn into_inner(self) -> DB::Arguments {
+        self.arguments
+    }
+}
+
+impl<DB: Backend> std::fmt::Debug for Values<DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the values: they may be secret.
+        f.debug_struct("Values")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<DB: Backend, T: Bind<DB> + ?Sized> Bind<DB> for &T {
+    fn bind(&self, values: &mut Values<DB>) -> Result<(), Error> {
+        (**self).bind(values)
+    }
+}
+
+macro_rules! by_reference {
+    ($($type:ty),+) => {$(
+        impl<DB: Backend> Bind<DB> for $type
+        where
+            for<'a, 'q> &'a $type: Encode<'q, DB> + Type<DB>,
+        {
+            fn bind(&self, values: &mut Values<DB>) -> Result<(), Error> {
+                values.push(self)
+            }
+        }
+    )+};
+}
+
+macro_rules! by_itself {
+    ($($type:ty),+) => {
+        by_reference!($($type),+);
+        $(
+            impl<DB: Backend> Record<DB> for $type
+            where
+                for<'a, 'q> &'a $type: Encode<'q, DB> + Type<DB>,
+                for<'r> $type: Decode<'r, DB> + Type<DB>,
+                usize: ColumnIndex<DB::Row>,
+            {
+                fn read(row: &DB::Row) -> Result<Self, sqlx::Error> {
+                    row.try_get(0)
+                }
+            }
+        )+
+    };
+}
+
+by_reference!(str, [u8]);
+by_itself!(bool, i16, i32, i64, f32, f64, String, Vec<u8>);
+
+macro_rules! tuples {
+    ($($part:ident $at:tt),+) => {
+        impl<DB: Backend, $($part),+> Bind<DB> for ($($part,)+)
+        where
+            $($part: for<'q> Encode<'q, DB> + Type<DB>,)+
+        {
+            fn bind(&self, values: &mut Values<DB>) -> Result<(), Error> {
+                $(values.push(&self.$at)?;)+
+                Ok(())
+            }
+        }
+
+        impl<DB: Backend, $($part),+> Record<DB> for ($($part,)+)
+        where
+            $($part: for<'q> Encode<'q, DB> + for<'r> Decode<'r, DB> + Type<DB>,)+
+            usize: ColumnIndex<DB::Row>,
+        {
+            fn read(row: &DB::Row) -> Result<Self, sqlx::Error> {
+                Ok(($(row.try_get::<$part, usize>($at)?,)+))
+            }
+        }
+    };
+}
+
+tuples!(A 0);
+tuples!(A 0, B 1);
+tuples!(A 0, B 1, C 2);
+tuples!(A 0, B 1, C 2, D 3);
+tuples!(A 0, B 1, C 2, D 3, E 4);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10);
+tuples!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11);
