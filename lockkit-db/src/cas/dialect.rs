@@ -53,7 +53,7 @@ pub trait Rows: Database {
     fn guarded(change: &str, told: &str, look: &str) -> String;
 
     /// Runs a statement and reads its answer to the very end: only there does it say that it is committed.
-    fn fetch(
+    fn answer(
         connection: &mut Self::Connection,
         text: SqlStr,
         arguments: Self::Arguments,
@@ -119,7 +119,7 @@ impl Rows for Postgres {
         )
     }
 
-    async fn fetch(
+    async fn answer(
         connection: &mut Self::Connection,
         text: SqlStr,
         arguments: Self::Arguments,
@@ -190,7 +190,7 @@ impl Rows for Sqlite {
         format!("{change} RETURNING 1, {told}")
     }
 
-    async fn fetch(
+    async fn answer(
         connection: &mut Self::Connection,
         text: SqlStr,
         arguments: Self::Arguments,

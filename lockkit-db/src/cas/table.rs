@@ -575,7 +575,7 @@ impl<DB: Backend> Table<DB> {
     ) -> Result<Vec<DB::Row>, Error> {
         // Lost within a transaction, all of that is undone, and whoever has begun it hears of it.
         let alone = DB::TransactionManager::get_transaction_depth(connection) == 0;
-        DB::fetch(connection, text.clone(), arguments.into_inner())
+        DB::answer(connection, text.clone(), arguments.into_inner())
             .await
             .map_err(|error| match DB::fault(&error) {
                 Fault::Description(problem) => self.misfit(problem, Some(error)),
