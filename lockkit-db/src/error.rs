@@ -95,6 +95,13 @@ pub enum Error {
         /// Which rows were skipped, likewise.
         skipped: Vec<usize>,
     },
+    /// A lock that was held by a connection of its own was not held any more when it was released.
+    #[error("the lock was lost before it was released")]
+    LockLost {
+        /// The driver's error, if there was one.
+        #[source]
+        source: Option<Cause>,
+    },
     /// A transaction or an update was tried until its policy gave up. Nothing was committed.
     #[error("given up after {attempts} attempts: {reason}")]
     GaveUp {

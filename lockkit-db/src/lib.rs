@@ -9,6 +9,7 @@
 //! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |
 //! | a transaction that retries itself and survives cancellation | `retry_tx!`, `transaction` | `postgres` or `sqlite` |
 //! | to lock rows inside a transaction before changing them | `pessimistic::RowLock` | `postgres` or `sqlite` |
+//! | a lock of a name, in a transaction or with a connection of its own | `advisory::Advisory` | `postgres` |
 //!
 //! Use something else if the work need not survive its process (`lockkit-pool`), if many readers
 //! shall each see every message (a log), or if jobs are so many that one database cannot write
@@ -54,6 +55,8 @@
 //! - That a cancelled call has not happened. Each method says how to find out, or how to send it
 //!   again.
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod advisory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod backend;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

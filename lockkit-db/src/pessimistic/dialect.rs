@@ -67,6 +67,20 @@ pub trait RowKey<DB: Backend>: Sync + Sized {
     fn bind(&self, arguments: &mut DB::Arguments) -> Result<(), BoxError>;
 }
 
+impl<DB: RowLocks> Tx<'_, DB> {
+    /// Bounds the waits from here on, and answers with the bound until now. Does nothing for `None`.
+    pub(crate) async fn bound_waits(
+        &mut self,
+        bound: Option<&str>,
+    ) -> Result<Option<String>, Error> {
+        let Some(bound) = bound else {
+            return Ok(None);
+        };
+        let before = DB::bound(self.connection(), bound).await;
+        before.map(Some).map_err(|error| self.explain(error))
+    }
+}
+
 #[cfg(feature = "postgres")]
 mod postgres {
     use sqlx::Postgres;

@@ -5,6 +5,7 @@
 //! | to lock rows by their keys and read them | [`RowLock::lock`], [`RowLock::lock_one`] |
 //! | a row that may not be there yet, made by whoever is first | [`RowLock::get_or_insert`] |
 //! | to lock what a query of your own finds | [`lock_clause`] |
+//! | to lock something that is no row | [`advisory`](crate::advisory) |
 //! | not to lock at all where conflicts are rare | a compare-and-set in one statement |
 //!
 //! Locks are taken inside a transaction and end with it; outside of one they would end with their statement,

@@ -8,7 +8,7 @@ use sqlx::{Arguments as _, Encode, FromRow, Type};
 use super::dialect::{RowKey, RowLocks};
 use super::text::{self, Parts};
 use crate::Error;
-use crate::backend::{classify, milliseconds};
+use crate::backend::milliseconds;
 use crate::transaction::Tx;
 #[cfg(feature = "postgres")]
 use crate::transaction::Watch;
@@ -289,10 +289,10 @@ impl RowLock {
         DB::arm(tx.connection(), &ready.parts.table)
             .await
             .map_err(|error| tx.explain(error))?;
-        let before = self.set_bound(tx, ready.bound.as_deref()).await?;
+        let before = tx.bound_waits(ready.bound.as_deref()).await?;
         let text = text::select(&ready.parts, &list, &ready.clause);
         let locked = self.fetch(tx, text, arguments).await?;
-        self.set_bound(tx, before.as_deref()).await?;
+        tx.bound_waits(before.as_deref()).await?;
 
         let mut rows: Vec<Found<T>> = keys.iter().map(|_| Found::Missing).collect();
         for row in &locked {
@@ -448,19 +448,6 @@ impl RowLock {
         })
     }
 
-    /// Does nothing for `None`; else answers with the bound until now.
-    async fn set_bound<DB: RowLocks>(
-        &self,
-        tx: &mut Tx<'_, DB>,
-        bound: Option<&str>,
-    ) -> Result<Option<String>, Error> {
-        let Some(bound) = bound else {
-            return Ok(None);
-        };
-        let before = DB::bound(tx.connection(), bound).await;
-        before.map(Some).map_err(|error| tx.explain(error))
-    }
-
     async fn fetch<DB: RowLocks>(
         &self,
         tx: &mut Tx<'_, DB>,
@@ -468,14 +455,7 @@ impl RowLock {
         arguments: DB::Arguments,
     ) -> Result<Vec<DB::Row>, Error> {
         let rows = DB::fetch(tx.connection(), text, arguments, self).await;
-        rows.map_err(|error| {
-            if tx.is_joined() && classify(&error).is_retryable() {
-                return Error::MustRestart {
-                    source: error.into(),
-                };
-            }
-            error
-        })
+        rows.map_err(|error| tx.explain_ours(error))
     }
 }
 
@@ -632,7 +612,7 @@ impl<DB: RowLocks, K: RowKey<DB>> FirstInsert<'_, '_, DB, K> {
         let names: Result<Vec<_>, _> = names.iter().map(|name| DB::quote("set", name)).collect();
         let names = names?;
 
-        let before = lock.set_bound(tx, ready.bound.as_deref()).await?;
+        let before = tx.bound_waits(ready.bound.as_deref()).await?;
         // The bound is set for all of it.
         let mut each = lock.clone();
         if let Wait::AtMost(_) = lock.wait {
@@ -645,11 +625,11 @@ impl<DB: RowLocks, K: RowKey<DB>> FirstInsert<'_, '_, DB, K> {
         if result.is_none() {
             // An INSERT cannot be told not to wait.
             let shortest = (lock.wait == Wait::NoWait).then_some("1");
-            let longer = lock.set_bound(tx, shortest).await?;
+            let longer = tx.bound_waits(shortest).await?;
             let mut text = text::insert(&ready.parts, &names);
             text.push_str(&text::kinds(kinds.iter().map(String::as_str)));
             let made = lock.fetch(tx, text, values).await?;
-            lock.set_bound(tx, longer.as_deref()).await?;
+            tx.bound_waits(longer.as_deref()).await?;
             result = match made.first() {
                 Some(row) => Some((T::from_row(row)?, true)),
                 None => each
@@ -659,7 +639,7 @@ impl<DB: RowLocks, K: RowKey<DB>> FirstInsert<'_, '_, DB, K> {
                     .map(|row| (row, false)),
             };
         }
-        lock.set_bound(tx, before.as_deref()).await?;
+        tx.bound_waits(before.as_deref()).await?;
         result.ok_or_else(|| {
             let gone = "the row was made and deleted by others";
             if tx.is_joined() {

@@ -9,7 +9,7 @@ use sqlx_core::transaction::TransactionManager as _;
 
 use super::held::{Held, Lent};
 use super::options::TxOptions;
-use crate::backend::{Backend, Class, NotCommitted, Refused, classify_sqlx};
+use crate::backend::{Backend, Class, NotCommitted, Refused, classify, classify_sqlx};
 use crate::{Error, Receipt};
 
 /// An open transaction. Dereferences to the connection, so `&mut *tx` runs statements.
@@ -249,6 +249,16 @@ impl<'c, DB: Backend> Tx<'c, DB> {
             };
         }
         error.into()
+    }
+
+    /// [`explain`](Self::explain) for an error that is ours already.
+    pub(crate) fn explain_ours(&self, error: Error) -> Error {
+        if self.is_joined() && classify(&error).is_retryable() {
+            return Error::MustRestart {
+                source: error.into(),
+            };
+        }
+        error
     }
 
     /// Commits, and gives the connection back. One round trip.

@@ -56,19 +56,29 @@ impl Tx<'_, Postgres> {
         )
         .fetch_one(self.connection())
         .await?;
-        let quarter = Duration::from_millis(bound.unsigned_abs() / 4);
-        Ok(Watch {
-            pool: pool.clone(),
-            pid,
-            pause: match bound {
-                0 => LONGEST_PAUSE,
-                _ => quarter.clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
-            },
-        })
+        let bound = match bound.unsigned_abs() {
+            0 => Duration::MAX,
+            bound => Duration::from_millis(bound),
+        };
+        Ok(Watch::of(pool, pid, bound))
     }
 }
 
 impl Watch {
+    /// For waits of at most `bound` in the session `pid`.
+    pub(crate) fn of(pool: &PgPool, pid: i32, bound: Duration) -> Self {
+        Self {
+            pool: pool.clone(),
+            pid,
+            pause: (bound / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
+        }
+    }
+
+    /// The same for other waits.
+    pub(crate) fn within(&self, bound: Duration) -> Self {
+        Self::of(&self.pool, self.pid, bound)
+    }
+
     /// Runs a statement of the watched transaction. If a lock is not to be had in time, the error names who
     /// had it when that was last looked at.
     ///
@@ -104,15 +114,6 @@ impl Watch {
                 })
             }
             result => Ok(result?),
-        }
-    }
-
-    /// The same for waits of at most `bound`.
-    pub(crate) fn within(&self, bound: Duration) -> Self {
-        Self {
-            pool: self.pool.clone(),
-            pid: self.pid,
-            pause: self.pause.min((bound / 4).max(SHORTEST_PAUSE)),
         }
     }
 
