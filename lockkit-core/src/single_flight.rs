@@ -168,7 +168,8 @@ impl<K: Hash + Eq, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
     /// The result of the computation that is under way for `key`, or of `work` if there is none.
     ///
     /// The flight is joined, or begun, by the first poll, and only a call that begins one calls `work`. Any
-    /// caller of the flight may be the one that polls the computation, in its own task.
+    /// caller of the flight may be the one that polls the computation, in its own task: so task-locals,
+    /// spans and the current runtime are that caller's, and may change from one poll to the next.
     ///
     /// Costs two allocations for a flight, one of them for the future of `work`, a third if it has several
     /// callers, and those of a list that grows with more than two of them. A caller costs some short holds of
