@@ -5,6 +5,8 @@
 //! what ships.
 #![cfg(lockkit_loom)]
 
+#[path = "../../src/advisory/claims.rs"]
+mod advisory_claims;
 #[path = "../../src/queue/claims.rs"]
 mod claims;
 #[path = "../../src/transaction/held.rs"]
@@ -12,9 +14,13 @@ mod held;
 #[expect(dead_code, reason = "the worker uses the rest")]
 #[path = "../../src/queue/lease.rs"]
 mod lease;
+mod locks;
 #[expect(dead_code, reason = "the driver uses the rest")]
 #[path = "../../src/transaction/machine.rs"]
 mod machine;
+#[expect(dead_code, reason = "the locks use the rest")]
+#[path = "../../src/pessimistic/text.rs"]
+mod text;
 mod transaction;
 
 use std::collections::BTreeMap;

@@ -295,3 +295,17 @@ on_both! {
         assert_eq!(task.await.unwrap().unwrap(), (Some((1, 0)), false));
     }
 }
+
+#[test]
+fn descriptions_and_futures_can_be_sent() {
+    fn send<T: Send>(_: &T) {}
+    fn both<T: Send + Sync + Unpin>() {}
+    both::<RowLock>();
+    both::<Found<()>>();
+    both::<lockkit_db::pessimistic::LockedRows<'static, i32, ()>>();
+    let _ = |tx: &mut Tx<'static, sqlx::Postgres>, lock: &RowLock| {
+        send(&lock.lock::<_, _, (i64,)>(tx, &[1]));
+        send(&lock.lock_one::<_, _, (i64,)>(tx, &1));
+        send(&lock.get_or_insert(tx, &1).set("n", 1).run::<(i64,)>());
+    };
+}

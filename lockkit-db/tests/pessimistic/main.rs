@@ -3,6 +3,7 @@
 mod both;
 mod cancel;
 mod deadlock;
+mod model;
 mod postgres;
 #[allow(dead_code, reason = "it is shared with the tests of transactions")]
 #[path = "../transaction/scene.rs"]
