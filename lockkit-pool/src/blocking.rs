@@ -80,10 +80,7 @@ impl<F, T> Blocking<F, T> {
         };
         self.cell.end();
         place.end(outcome.ending(), ran);
-        if let Some(unwanted) = self.cell.publish(outcome) {
-            // As with any task: nobody waits for it.
-            let _ = contain(|| drop(unwanted));
-        }
+        let _ = contain(|| drop(self.cell.publish(outcome)));
     }
 }
 

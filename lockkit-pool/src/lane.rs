@@ -17,6 +17,9 @@ use crate::grant::Grant;
 /// From this length on a line is long: to wake another thread costs more than a few short tasks.
 const LONG: usize = 4;
 
+/// An idle lane keeps memory for so many tasks.
+const KEPT: usize = 64;
+
 /// A task in line, with its place.
 pub(crate) struct Queued<J> {
     pub(crate) job: J,
@@ -77,6 +80,9 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
         let lane = &mut self.lanes[number];
         lane.runners -= 1;
         lane.searching -= usize::from(searching);
+        if lane.runners == 0 && lane.line.is_empty() {
+            lane.line.shrink_to(KEPT);
+        }
     }
 
     /// A runner is dropped with its runtime, and so will be all of its lane: what is in line goes with it.

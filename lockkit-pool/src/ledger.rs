@@ -34,6 +34,9 @@ pub(crate) enum Phase {
     Aborted,
 }
 
+/// An idle pool keeps memory for so many drivers.
+const KEPT: usize = 64;
+
 /// What somebody waits for.
 #[derive(Clone, Copy)]
 pub(crate) enum Event {
@@ -173,8 +176,13 @@ impl Ledger {
     /// What it returns may hold the last reference to a waker: drop it unlocked.
     #[must_use]
     pub(crate) fn remove_driver(&mut self, line: usize) -> Option<Arc<Stop>> {
+        let stop = self.drivers[line].take();
         self.free.push(line);
-        self.drivers[line].take()
+        if self.free.len() == self.drivers.len() && self.free.len() > KEPT {
+            self.free = Vec::new();
+            self.drivers = Vec::new();
+        }
+        stop
     }
 
     // Who waits for the end.

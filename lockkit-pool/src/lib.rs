@@ -67,6 +67,7 @@
 //! - Dropping the last handle on a pool stops nothing.
 //! - Panics are contained by unwinding: under `panic = "abort"` they end the process. The panic hook
 //!   runs, so a message is still printed where it prints one.
+//! - A waker that panics when a place or a drain is passed on may cancel tasks that were in line.
 //! - A pool is fair among submits, not among running tasks: those are tokio's to schedule.
 //!
 //! # Features

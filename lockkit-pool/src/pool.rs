@@ -359,7 +359,7 @@ impl WorkerPool {
 
     /// Closes the pool and waits for its tasks to end; what still runs at the deadline is aborted.
     ///
-    /// It ends as soon as no task runs and no slot is held. At the deadline every task is told to stop, slots
+    /// It ends as soon as no task runs and no slot is held. A deadline of zero is one that is past. At the deadline every task is told to stop, slots
     /// start nothing any more (what is spawned on one is [`Outcome::Cancelled`] without having run), and for
     /// one more second the drain waits for the stopped tasks to be dropped. A task that
     /// blocks its thread, or an [`execute`](Self::execute) that is no longer polled, is then left behind and

@@ -13,7 +13,8 @@ pub struct PoolStats {
     pub workers: usize,
     /// Whether it is paused: nothing new is started.
     pub paused: bool,
-    /// Submits that wait for a place. Read beside the other counts, not together with them.
+    /// Submits that wait for a place; not those that wait for a key. Read beside the other counts, not
+    /// together with them.
     pub queued: usize,
     /// Places that are held as an unused [`Slot`](crate::Slot).
     pub reserved: usize,
@@ -30,10 +31,10 @@ pub struct PoolStats {
     pub panicked: u64,
     /// Tasks that were aborted, or dropped by their caller or their runtime.
     pub cancelled: u64,
-    /// How long the tasks that have ended ran, from their first poll to their end.
+    /// How long the tasks that have ended ran, from when they were begun; zero for one that never was.
     pub run: Histogram,
-    /// How long they had waited for their place, from the submit until they were begun; zero for those that
-    /// found a place at once. An unused [`Slot`](crate::Slot) counts with its wait, too.
+    /// How long tasks had waited for their place when they were begun; zero for one that found a place at
+    /// once. A slot counts here with its own wait when it is given out, and with zero when it is used.
     pub wait: Histogram,
     /// Whether the pool was closed.
     pub closed: bool,

@@ -153,10 +153,9 @@ where
     fn publish(mut self: Pin<Box<Self>>) {
         let this = self.as_mut().project();
         let outcome = this.outcome.take().expect("it has ended");
-        if let Some(unwanted) = this.cell.publish(outcome) {
-            // A result that nobody waits for may panic when dropped; that is nobody's business either.
-            let _ = contain(|| drop(unwanted));
-        }
+        // Neither a waker that panics nor a result that nobody waits for and that panics when dropped is the
+        // business of whoever is next in line.
+        let _ = contain(|| drop(this.cell.publish(outcome)));
     }
 }
 

@@ -3,13 +3,17 @@
 use std::cell::Cell;
 use std::error::Error;
 use std::future::{Future, Ready};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream;
+use lockkit_core::KeyedSemaphore;
 use lockkit_pool::{
     Cause, DrainError, DrainReport, Fault, GroupBuilder, GroupError, GroupReport, GroupSpawner,
-    Incomplete, JoinedFromWithin, OnFault, Outcome, PanicReport, Pipeline, PipelineBuilder,
-    PipelineEnd, PipelineError, PipelineReport, PipelineStats, Policy, PoolError, PoolStats,
-    Rejected, SendError, Sender, Slot, SpawnError, SubmitError, TaskGroup, TaskHandle, WorkerPool,
+    Histogram, Incomplete, JoinedFromWithin, MapError, OnFault, Outcome, PanicReport, Pipeline,
+    PipelineBuilder, PipelineEnd, PipelineError, PipelineReport, PipelineStats, Policy, PoolError,
+    PoolStats, Rejected, Results, SendError, Sender, Slot, SpawnError, SubmitError, Tally,
+    TaskGroup, TaskHandle, WorkerPool,
 };
 
 fn send<T: Send>(_: &T) {}
@@ -27,6 +31,9 @@ fn types_cross_threads() {
     all::<PanicReport>();
     all::<PoolStats>();
     all::<DrainReport>();
+    all::<Histogram>();
+    all::<Tally>();
+    all::<Results<u8>>();
     all::<Rejected<Ready<u8>>>();
 }
 
@@ -35,6 +42,7 @@ fn errors_are_errors() {
     error::<PoolError>();
     error::<SubmitError>();
     error::<DrainError>();
+    error::<MapError>();
     error::<Rejected<Ready<u8>>>();
 }
 
@@ -43,6 +51,11 @@ fn futures_are_send() {
     let pool = WorkerPool::new(1).unwrap();
     send(&pool.spawn(async {}));
     send(&pool.reserve());
+    send(&pool.task().weight(2).spawn(async {}));
+    send(&pool.spawn_blocking(|| Cell::new(1)));
+    let limits = Arc::new(KeyedSemaphore::<u8>::new(1).unwrap());
+    send(&pool.task().key(&limits, 1).spawn(async {}));
+    send(&pool.for_each(stream::empty::<u8>(), |_| async {}));
     send(&pool.execute(async {}));
     send(&pool.drain(Duration::ZERO));
     // A task's result need not be shareable, only movable.
