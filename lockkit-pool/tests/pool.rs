@@ -678,7 +678,6 @@ async fn a_slot_held_at_the_closing_can_still_be_used() {
     );
 }
 
-/// Mutant: E25 (a slot starts after the deadline).
 #[tokio::test(start_paused = true)]
 async fn a_slot_that_is_never_used_holds_a_drain_up_to_its_deadline_only() {
     let pool = pool(1);
