@@ -183,8 +183,8 @@ fn what_is_accepted_ends_before_the_drain_does() {
     });
 }
 
-/// Mutant: E14b (the deadline stops nobody), E24 (a stop between the look at the flag and the waker's
-/// registration is lost), E25 (a slot starts after the deadline).
+/// Mutant: E25 (a slot starts after the deadline), E14b (the deadline stops nobody), E24 (a stop between the
+/// look at the flag and the waker's registration is lost).
 #[test]
 fn a_task_that_starts_at_the_deadline_is_stopped_or_never_runs() {
     check("start against deadline", 2, || {

@@ -128,7 +128,9 @@ fn a_task_that_waits_does_not_hold_up_the_next() {
             seats.extend(scene.seats(call));
         }
         let fires = move |_: &Stop| {
-            signals.iter().for_each(|signal| signal.fire());
+            for signal in &signals {
+                signal.fire();
+            }
             Ending::Done
         };
         let (call, _) = scene.enqueue(fires).unwrap();
