@@ -78,7 +78,6 @@ impl<F, T> Blocking<F, T> {
         let Some(place) = self.place.take() else {
             return;
         };
-        self.cell.end();
         place.end(outcome.ending(), ran);
         let _ = contain(|| drop(self.cell.publish(outcome)));
     }

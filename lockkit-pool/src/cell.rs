@@ -13,7 +13,6 @@ use lockkit_core::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) struct Cell<R> {
     aborted: AtomicBool,
-    ended: AtomicBool,
     state: Mutex<State<R>>,
 }
 
@@ -33,7 +32,6 @@ impl<R> Cell<R> {
     pub(crate) fn new() -> Self {
         Self {
             aborted: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
             state: Mutex::new(State {
                 driver: None,
                 outcome: Outcome::Expected(None),
@@ -93,9 +91,9 @@ impl<R> Cell<R> {
         drop(old);
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        // Ordering: Acquire, partner: the Release in `end`.
-        self.ended.load(Ordering::Acquire)
+    /// Whether the outcome is there, or was taken: not before, so that whoever sees it does not wait for it.
+    pub(crate) fn has_outcome(&self) -> bool {
+        !matches!(self.state.lock().outcome, Outcome::Expected(_))
     }
 
     // The task's side.
@@ -130,12 +128,6 @@ impl<R> Cell<R> {
         drop(state);
         drop(waker);
         false
-    }
-
-    /// The task has ended; its outcome comes when the place is free.
-    pub(crate) fn end(&self) {
-        // Ordering: Release, partner: the Acquire in `has_ended`.
-        self.ended.store(true, Ordering::Release);
     }
 
     /// Leaves the outcome to the handle. Gives it back if there is no handle any more.

@@ -25,6 +25,7 @@ use self::members::{Members, Outcomes, Refusal};
 use self::run::{Clock, Run};
 use crate::error::Rejected;
 use crate::inside;
+use crate::outcome::contain;
 
 pub use self::error::{GroupError, Incomplete, JoinedFromWithin, SpawnError};
 pub use self::members::{Cause, Policy};
@@ -282,8 +283,11 @@ impl<T, E> Drop for TaskGroup<T, E> {
         let members = &self.spawner.shared.members;
         members.abort(Cause::Called);
         members.token().cancel();
-        // Results that nobody will read, though a spawner may live on for long.
-        drop(members.take_outcomes());
+        // Results that nobody will read, though a spawner may live on for long. One that panics when it is dropped
+        // must not keep the others from that, nor end the process while this thread panics already.
+        for outcome in members.take_outcomes().0 {
+            let _ = contain(|| drop(outcome));
+        }
     }
 }
 

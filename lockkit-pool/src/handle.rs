@@ -17,7 +17,7 @@ use crate::pool::Place;
 /// Waits for a spawned task: a future of its [`Outcome`].
 ///
 /// Dropping the handle detaches the task: it runs on, keeps its place until it ends, is counted and
-/// drained like any other, and its result is dropped.
+/// drained like any other, and its result is dropped, now or then; a panic of that drop is contained.
 ///
 /// By the time the handle resolves the task's place is free again and the task is counted.
 ///
@@ -44,7 +44,6 @@ impl<T> TaskHandle<T> {
         };
         place.end(ending, Duration::ZERO);
         let cell = Cell::new();
-        cell.end();
         let _wanted = cell.publish(outcome);
         Self::new(Arc::new(cell))
     }
@@ -57,10 +56,11 @@ impl<T> TaskHandle<T> {
         self.cell.abort();
     }
 
-    /// Whether the task has ended, so that awaiting the handle does not wait for it.
+    /// Whether the task has ended, its place is free, and its outcome is here: awaiting the handle then does not
+    /// wait.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.cell.has_ended()
+        self.cell.has_outcome()
     }
 }
 
@@ -78,7 +78,8 @@ impl<T> Future for TaskHandle<T> {
 
 impl<T> Drop for TaskHandle<T> {
     fn drop(&mut self) {
-        self.cell.detach();
+        // As with one that comes later: an outcome that nobody reads may panic when dropped.
+        let _ = contain(|| self.cell.detach());
     }
 }
 

@@ -59,10 +59,11 @@ impl Histogram {
         self.buckets.iter().sum()
     }
 
-    /// All times together.
+    /// All times together, [`Duration::MAX`] if that is too small.
     #[must_use]
     pub fn sum(&self) -> Duration {
-        Duration::from_nanos_u128(self.sum)
+        const LARGEST: u128 = Duration::MAX.as_nanos();
+        Duration::from_nanos_u128(self.sum.min(LARGEST))
     }
 
     /// The longest time; zero if there is none.

@@ -287,7 +287,14 @@ impl<F, T> Driver<F, T> {
             let Some(item) = next.await? else {
                 return Ok(());
             };
-            let slot = self.pool.reserve().await.map_err(MapError::Refused)?;
+            let slot = match self.pool.reserve().await {
+                Ok(slot) => slot,
+                Err(refused) => {
+                    // Its panic would end the driver before the reason is told.
+                    let _ = contain(|| drop(item));
+                    return Err(MapError::Refused(refused));
+                }
+            };
             let f = Arc::clone(&self.f);
             let handle = slot.spawn(async move { f(item).await });
             let kept = Kept {

@@ -190,7 +190,8 @@ impl<T, E> Pipeline<T, E> {
     /// [Stops](Self::stop) the pipeline and waits for its end; what still runs at the deadline is cancelled.
     ///
     /// It ends as soon as no producer and no consumer is left. A producer that neither sends nor watches
-    /// [`Sender::stopped`] holds it up to the deadline. A deadline of zero cancels what is not done already.
+    /// [`Sender::stopped`] holds it up to the deadline. A deadline of zero cancels what is not done already. A
+    /// producer or consumer that blocks its thread cannot be cancelled, and holds up this call past the deadline.
     ///
     /// # Errors
     /// [`PipelineError::FromWithin`] in one of its own producers or consumers,
@@ -247,7 +248,8 @@ impl<T, E> Pipeline<T, E> {
         if let Ok(gone) = timeout_at(deadline, self.gone()).await {
             gone?;
         } else {
-            self.deadline_passed = self.group.cause().is_none();
+            // A drain that was dropped here before has cancelled it already.
+            self.deadline_passed |= self.group.cause().is_none();
             self.group.cancel();
             self.gone().await?;
         }
@@ -261,7 +263,8 @@ impl<T, E> Pipeline<T, E> {
 
     fn how_it_ended(&self) -> PipelineEnd {
         let (outcomes, cause) = self.group.take_outcomes();
-        let own_end = outcomes.iter().filter(|outcome| !outcome.is_cancelled());
+        // One whose destructor panicked as it was cut off has not come to its end either.
+        let own_end = outcomes.iter().filter(|outcome| outcome.is_done());
         match cause {
             None => PipelineEnd::Finished,
             Some(Cause::Failed { .. } | Cause::Panicked { .. }) => PipelineEnd::Failed,
@@ -501,7 +504,7 @@ impl<T> Sender<T> {
     /// Puts an item into the channel if there is room now.
     ///
     /// # Errors
-    /// [`SendError`] with the item, also when the channel is full.
+    /// [`SendError`] with the item, also when the channel is full; whether it is that, or the end, is not told.
     pub fn try_send(&self, item: T) -> Result<(), SendError<T>> {
         match self.channel.room().try_acquire_owned() {
             Ok(permit) => {

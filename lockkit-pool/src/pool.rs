@@ -114,7 +114,8 @@ impl WorkerPool {
     ///
     /// Made larger, it lets in who waits. Made smaller, it stops nobody: nothing new starts until fewer run
     /// than the new size, and submits that wait with a weight over it are refused. While the pool is
-    /// [paused](Self::pause) it stays so, and the new size counts when it is resumed.
+    /// [paused](Self::pause) it stays so, and the new size counts when it is resumed. Of calls at the same time, from
+    /// several threads, one carries out what all of them asked for; the others may return a moment before it counts.
     ///
     /// # Errors
     /// As [`new`](Self::new), and then nothing has changed. 0 is an error here too: to stop for a while,
@@ -141,7 +142,8 @@ impl WorkerPool {
     }
 
     /// Admits nothing for a while: submits wait, those that do not wait are refused as
-    /// [`SubmitError::Full`]. What was admitted before goes on, held slots included. Twice is the same as once.
+    /// [`SubmitError::Full`]. What was admitted before goes on, held slots included. Twice is the same as once. For
+    /// calls at the same time, see [`resize`](Self::resize).
     ///
     /// A paused pool can be closed and drained: submits that wait are refused by that.
     ///

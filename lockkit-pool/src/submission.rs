@@ -80,7 +80,8 @@ impl<'a> Submission<'a> {
     /// whoever comes after it waits behind it, so it is not starved by lighter ones.
     ///
     /// A weight of 0 is refused as [`SubmitError::NoWeight`], one over the pool's size as
-    /// [`SubmitError::TooHeavy`]: at once, or, if the pool shrinks while it waits, then.
+    /// [`SubmitError::TooHeavy`]: at once, or, if the pool shrinks while it waits, then, though not before it has
+    /// its [key](Self::key), nor while the pool is paused.
     pub fn weight(mut self, weight: usize) -> Self {
         self.weight = weight;
         self

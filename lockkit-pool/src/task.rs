@@ -132,7 +132,6 @@ where
             Poll::Ready(outcome) => {
                 let ending = outcome.ending();
                 *this.outcome = Some(outcome);
-                this.cell.end();
                 Poll::Ready(ending)
             }
             // Only now, as many a task needs one poll and no waker.
@@ -146,7 +145,6 @@ where
         let outcome = this.task.finish(Outcome::Cancelled);
         let ending = outcome.ending();
         *this.outcome = Some(outcome);
-        this.cell.end();
         ending
     }
 

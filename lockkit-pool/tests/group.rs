@@ -630,6 +630,23 @@ async fn a_destructor_that_panics_is_contained_and_told() {
     assert!(report.outcomes[2].is_cancelled());
 }
 
+/// Mutant: E143 (the drop of a group lets results that panic escape).
+#[tokio::test]
+async fn results_that_nobody_reads_may_panic_when_dropped() {
+    let group = TaskGroup::<Grenade, Grenade>::builder()
+        .policy(Policy::CollectAll)
+        .build()
+        .unwrap();
+    for child in [Ok(Grenade), Err(Grenade)] {
+        group.try_spawn(ready(child)).unwrap();
+    }
+    while group.running() > 0 {
+        yield_now().await;
+    }
+    // The second of two panics would end the process.
+    drop(group);
+}
+
 #[tokio::test]
 async fn a_destructor_may_use_the_group() {
     struct Last(GroupSpawner<u32, &'static str>, mpsc::Sender<SpawnError>);

@@ -37,6 +37,11 @@ fn any_time_can_be_recorded_and_any_share_asked_for() {
     let copy = times.clone();
     times.merge(&copy);
     assert_eq!((times.count(), times.sum()), (6, 4 * longest));
+    for _ in 0..40 {
+        let copy = times.clone();
+        times.merge(&copy);
+    }
+    assert_eq!(times.sum(), Duration::MAX);
 }
 
 #[tokio::test(start_paused = true)]

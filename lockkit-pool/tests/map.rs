@@ -199,6 +199,30 @@ async fn a_panic_of_the_source_is_told_after_the_outcomes() {
     );
 }
 
+/// Mutant: E144 (the panic of a refused item hides the reason).
+#[tokio::test]
+async fn an_item_that_is_refused_may_panic_when_dropped() {
+    let pool = pool(1);
+    let slot = pool.try_reserve().unwrap();
+    let source = stream::iter([()]).map(|()| Grenade);
+    let mut results = pool.map(source, ready).unwrap();
+    settle().await;
+    pool.close();
+    let refused = MapError::Refused(SubmitError::Closed);
+    assert_eq!(results.next().await.map(Result::err), Some(Some(refused)));
+    drop(slot);
+}
+
+#[tokio::test]
+async fn outcomes_that_nobody_takes_may_panic_when_dropped() {
+    let pool = pool(3);
+    let results = pool.map(stream::iter(0..3), |_| async { Grenade }).unwrap();
+    settle().await;
+    assert_eq!(pool.stats().done, 3);
+    // The second of two panics would end the process.
+    drop(results);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_closed_pool_cuts_a_map_short() {
     let pool = pool(2);

@@ -20,6 +20,15 @@ use tokio_util::sync::CancellationToken;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 
+/// Panics when it is dropped.
+struct Grenade;
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        panic!("the grenade went off");
+    }
+}
+
 type Builder = PipelineBuilder<u32, &'static str>;
 type Done = Result<(), &'static str>;
 
@@ -280,12 +289,6 @@ async fn a_panic_is_a_fault() {
 
 #[tokio::test]
 async fn faults_are_collected_when_the_pipeline_goes_on() {
-    struct Grenade;
-    impl Drop for Grenade {
-        fn drop(&mut self) {
-            panic!("the grenade went off");
-        }
-    }
     let mut pipeline = counting(4, 2, 100)
         .on_fault(OnFault::Continue)
         .producers(1, |_| ready(Err("no source")))
@@ -382,6 +385,53 @@ async fn a_deadline_of_zero_cancels_what_is_not_done() {
     let report = pipeline.drain(Duration::ZERO).await.unwrap();
     assert_eq!(report.end, PipelineEnd::Deadline);
     assert_eq!(report.stats.dropped, 5);
+}
+
+/// Mutant: E145 (a task whose destructor panicked counts as one that came to its end).
+#[tokio::test(start_paused = true)]
+async fn what_a_deadline_cut_off_is_not_finished_by_a_panic_of_its_destructor() {
+    let mut pipeline = counting(1, 1, 1)
+        .consumers(1, |_| async {
+            let _held = Grenade;
+            pending().await
+        })
+        .run()
+        .unwrap();
+    while pipeline.stats().in_hand == 0 {
+        yield_now().await;
+    }
+    let report = pipeline.drain(SECOND).await.unwrap();
+    assert_eq!(
+        (report.end, report.stats.dropped),
+        (PipelineEnd::Deadline, 1)
+    );
+    assert!(!report.is_clean());
+}
+
+/// Mutant: E146 (the second of two drains forgets that the first one's deadline has passed).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_that_has_passed_is_not_forgotten_with_its_drain() {
+    let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+    let held_up = Mutex::new(held_up);
+    let mut pipeline = counting(1, 1, 1)
+        .consumers(1, move |_| {
+            // It cannot be dropped while it holds its thread.
+            let _ = held_up.lock().unwrap().recv();
+            pending()
+        })
+        .run()
+        .unwrap();
+    while pipeline.stats().in_hand == 0 {
+        yield_now().await;
+    }
+    for _ in 0..2 {
+        // Polled once more at its own deadline, and dropped.
+        let moment = Duration::from_millis(20);
+        let drain = tokio::time::timeout(moment, pipeline.drain(Duration::ZERO));
+        assert!(drain.await.is_err());
+    }
+    go_on.send(()).unwrap();
+    assert_eq!(pipeline.join().await.unwrap().end, PipelineEnd::Deadline);
 }
 
 #[tokio::test]

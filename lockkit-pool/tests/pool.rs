@@ -135,6 +135,25 @@ async fn the_place_is_free_and_the_task_counted_when_its_handle_resolves() {
     }
 }
 
+/// Mutant: E140 (an outcome is there before the place is free).
+#[tokio::test]
+async fn whoever_a_handle_wakes_finds_the_place_free() {
+    let pool = pool(1);
+    let (end, mut handle) = on_signal(&pool);
+    let found = Arc::new(Mutex::new(None));
+    let waker = wake::on_wake({
+        let (pool, found) = (pool.clone(), found.clone());
+        move || *found.lock().unwrap() = Some(pool.try_reserve().map(drop))
+    });
+    let polled = Pin::new(&mut handle).poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    end.send(7).unwrap();
+    while !handle.is_finished() {
+        yield_now().await;
+    }
+    assert_eq!(*found.lock().unwrap(), Some(Ok(())));
+}
+
 /// Mutant: E31 (the place is free while the task is still being dropped).
 #[tokio::test]
 async fn what_a_task_holds_is_dropped_before_its_place_is_free() {
@@ -283,7 +302,12 @@ async fn a_result_nobody_waits_for_may_panic_when_dropped() {
     let pool = pool(1);
     drop(pool.spawn(async { Grenade }).await.unwrap());
     assert!(pool.spawn(async {}).await.unwrap().await.is_done());
-    assert_eq!(pool.stats().done, 2);
+    let ended = pool.spawn(async { Grenade }).await.unwrap();
+    while !ended.is_finished() {
+        yield_now().await;
+    }
+    drop(ended);
+    assert_eq!(pool.stats().done, 3);
 }
 
 // Handles.
@@ -332,6 +356,34 @@ async fn a_task_that_has_ended_keeps_its_outcome_when_aborted() {
 }
 
 /// Mutant: E16 (a task ends with its handle).
+/// Mutant: E141 (a handle is finished before its outcome is there).
+#[tokio::test]
+async fn a_handle_that_is_finished_does_not_wait() {
+    let pool = pool(1);
+    let (end, handle) = on_signal(&pool);
+    let handle = Arc::new(Mutex::new(handle));
+    let found = Arc::new(Mutex::new(None));
+    // Woken in the midst of the task's end: its place is free, and nothing else has happened yet.
+    let waker = wake::on_wake({
+        let (handle, found) = (handle.clone(), found.clone());
+        move || {
+            let mut handle = handle.lock().unwrap();
+            let finished = handle.is_finished();
+            let ready = poll_once(Pin::new(&mut *handle)).is_ready();
+            *found.lock().unwrap() = Some((finished, ready));
+        }
+    });
+    let mut next = pin!(pool.reserve());
+    let polled = next.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    end.send(7).unwrap();
+    while pool.stats().running > 0 {
+        yield_now().await;
+    }
+    let (finished, ready) = found.lock().unwrap().unwrap();
+    assert_eq!(finished, ready);
+}
+
 #[tokio::test]
 async fn a_task_whose_handle_is_dropped_runs_on() {
     let pool = pool(1);

@@ -2,13 +2,14 @@
 
 use std::future::{Future, pending, ready};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lockkit_core::KeyedSemaphore;
 use lockkit_pool::{Outcome, SubmitError, WorkerPool};
 use lockkit_test::cancel::at_every_poll_async;
+use lockkit_test::wake;
 use tokio::task::yield_now;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -141,6 +142,30 @@ async fn a_key_is_held_until_its_task_is_dropped() {
     assert!(handle.await.is_done());
     assert_eq!(held.await.unwrap(), 1);
     assert!(limits.is_empty());
+}
+
+/// Mutant: E142 (a key is free before its task's place is).
+#[tokio::test]
+async fn whoever_gets_the_key_of_an_ended_task_finds_its_place_free() {
+    let pool = pool(1);
+    let limits = Arc::new(KeyedSemaphore::new(1).unwrap());
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let first = pool.task().key(&limits, 1).spawn(ended).await.unwrap();
+    let found = Arc::new(Mutex::new(None));
+    let waker = wake::on_wake({
+        let (pool, found) = (pool.clone(), found.clone());
+        move || {
+            let place = pool.try_reserve().map(drop);
+            found.lock().unwrap().get_or_insert(place);
+        }
+    });
+    let mut second = pin!(pool.task().key(&limits, 1).spawn(ready(())));
+    let polled = second.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    end.send(()).unwrap();
+    assert!(first.await.is_done());
+    assert_eq!(*found.lock().unwrap(), Some(Ok(())));
+    assert!(second.await.unwrap().await.is_done());
 }
 
 /// Mutant: E113 (the closing is not seen by who waits for a key), as a hang.

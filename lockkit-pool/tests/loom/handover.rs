@@ -32,13 +32,12 @@ fn an_abort_reaches_the_task_and_the_outcome_its_handle() {
             let cell = cell.clone();
             move || {
                 block_on(aborted(&cell));
-                cell.end();
                 assert_eq!(cell.publish(7), None);
             }
         });
         cell.abort();
         assert_eq!(block_on(poll_fn(|cx| cell.poll_outcome(cx))), Some(7));
-        assert!(cell.has_ended());
+        assert!(cell.has_outcome());
         task.join().unwrap();
     });
 }
