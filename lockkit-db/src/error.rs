@@ -121,6 +121,24 @@ pub enum Error {
         /// The version that was expected.
         expected: i64,
     },
+    /// Somebody has claimed the resource with a higher fence, so the one shown is over. Nothing was changed.
+    #[error("{resource} is claimed with fence {mark}; the fence shown, {fence}, is over")]
+    Stale {
+        /// The table, or the resource by name.
+        resource: String,
+        /// What was shown.
+        fence: lockkit_core::Fence,
+        /// What is claimed.
+        mark: lockkit_core::Fence,
+    },
+    /// The fence shown was never claimed, so whatever was read before may be old. Nothing was changed.
+    #[error("{resource} was never claimed with fence {fence}")]
+    Unclaimed {
+        /// The table, or the resource by name.
+        resource: String,
+        /// What was shown.
+        fence: lockkit_core::Fence,
+    },
     /// There is no row of that key.
     #[error("{table} has no row of that key")]
     NotFound {

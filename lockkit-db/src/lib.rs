@@ -7,6 +7,7 @@
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
 //! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |
+//! | that a holder of a lock who has slept through its end writes nothing any more | `fenced` | `postgres` or `sqlite` |
 //! | a transaction that retries itself and survives cancellation | `retry_tx!`, `transaction` | `postgres` or `sqlite` |
 //! | to lock rows inside a transaction before changing them | `pessimistic::RowLock` | `postgres` or `sqlite` |
 //! | a lock of a name, in a transaction or with a connection of its own | `advisory::Advisory` | `postgres` |
@@ -62,6 +63,8 @@ mod backend;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod cas;
 mod error;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod fenced;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod optimistic;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -32,6 +32,16 @@ pub trait Rows: Database {
     /// Whether a guarded change that was not made tells in the same answer what stood in its way.
     const TELLS: bool;
 
+    /// Whether a statement is prepared for the types of its arguments: given others, it would take their bytes
+    /// for something else.
+    const TYPED: bool;
+
+    /// Whether many rows go into one statement, as arrays. If not, a statement costs no round trip.
+    const ARRAYS: bool;
+
+    /// The statement that makes the table of fences by resource.
+    const FENCES: &'static str;
+
     /// At the end of a SELECT, locks the row until the transaction ends. Empty where a transaction that
     /// writes is alone anyway.
     const LOCKED: &'static str;
@@ -39,8 +49,8 @@ pub trait Rows: Database {
     /// The version in a column, as a 64-bit number.
     fn read(column: &str, kind: Kind) -> String;
 
-    /// The version in the numbered argument, as the column has it.
-    fn argument(number: usize, kind: Kind) -> String;
+    /// A version that is given as a 64-bit number, as the column has it.
+    fn given(number: &str, kind: Kind) -> String;
 
     /// The version after the one in a column.
     fn next(column: &str, kind: Kind) -> String;
@@ -59,6 +69,12 @@ pub trait Rows: Database {
         arguments: Self::Arguments,
     ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
 
+    /// Numbers as an argument, where there are arrays.
+    fn add_numbers(arguments: &mut Self::Arguments, numbers: &[i64]) -> Result<(), BoxDynError>;
+
+    /// A text as an argument.
+    fn add_text(arguments: &mut Self::Arguments, text: &str) -> Result<(), BoxDynError>;
+
     /// A number as an argument.
     fn add_number(arguments: &mut Self::Arguments, number: i64) -> Result<(), BoxDynError>;
 
@@ -73,6 +89,12 @@ pub trait Rows: Database {
 impl Rows for Postgres {
     const TELLS: bool = true;
 
+    const TYPED: bool = true;
+
+    const ARRAYS: bool = true;
+
+    const FENCES: &'static str = include_str!("../../migrations/postgres/0001_fences.sql");
+
     /// The key is never changed, so rows that refer to this one may be inserted meanwhile.
     const LOCKED: &'static str = " FOR NO KEY UPDATE";
 
@@ -85,12 +107,10 @@ impl Rows for Postgres {
         }
     }
 
-    fn argument(number: usize, kind: Kind) -> String {
+    fn given(number: &str, kind: Kind) -> String {
         match kind {
-            Kind::Count => format!("${number}"),
-            Kind::Time => {
-                format!("(timestamptz 'epoch' + ${number} * interval '1 microsecond')")
-            }
+            Kind::Count => number.to_owned(),
+            Kind::Time => format!("(timestamptz 'epoch' + {number} * interval '1 microsecond')"),
         }
     }
 
@@ -129,6 +149,14 @@ impl Rows for Postgres {
             .await
     }
 
+    fn add_numbers(arguments: &mut Self::Arguments, numbers: &[i64]) -> Result<(), BoxDynError> {
+        arguments.add(numbers)
+    }
+
+    fn add_text(arguments: &mut Self::Arguments, text: &str) -> Result<(), BoxDynError> {
+        arguments.add(text)
+    }
+
     fn add_number(arguments: &mut Self::Arguments, number: i64) -> Result<(), BoxDynError> {
         arguments.add(number)
     }
@@ -161,14 +189,20 @@ impl Rows for Postgres {
 impl Rows for Sqlite {
     const TELLS: bool = false;
 
+    const TYPED: bool = false;
+
+    const ARRAYS: bool = false;
+
+    const FENCES: &'static str = include_str!("../../migrations/sqlite/0002_fences.sql");
+
     const LOCKED: &'static str = "";
 
     fn read(column: &str, _kind: Kind) -> String {
         column.to_owned()
     }
 
-    fn argument(number: usize, _kind: Kind) -> String {
-        format!("${number}")
+    fn given(number: &str, _kind: Kind) -> String {
+        number.to_owned()
     }
 
     fn next(column: &str, kind: Kind) -> String {
@@ -198,6 +232,14 @@ impl Rows for Sqlite {
         sqlx::query_with(text, arguments)
             .fetch_all(connection)
             .await
+    }
+
+    fn add_numbers(arguments: &mut Self::Arguments, numbers: &[i64]) -> Result<(), BoxDynError> {
+        numbers.iter().try_for_each(|number| arguments.add(*number))
+    }
+
+    fn add_text(arguments: &mut Self::Arguments, text: &str) -> Result<(), BoxDynError> {
+        arguments.add(text)
     }
 
     fn add_number(arguments: &mut Self::Arguments, number: i64) -> Result<(), BoxDynError> {

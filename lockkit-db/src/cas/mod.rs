@@ -3,6 +3,7 @@
 //! | you want | use |
 //! |---|---|
 //! | one change, and to hear of a conflict | [`Table::cas`], [`Table::delete`] |
+//! | many changes at once, and to hear whose was in conflict | [`Table::batch_cas`] |
 //! | the change made, whoever else is at the row | [`optimistic`](crate::optimistic()) |
 //! | the row as it is, and its version | [`Table::load`] |
 //! | a new row | [`Table::insert`] |
@@ -28,14 +29,16 @@
 //! - An end to waits on PostgreSQL: a change waits for whoever has locked the row, as long as the session's
 //!   `lock_timeout` lets it, which is for ever by default.
 
+mod batch;
 pub(crate) mod dialect;
-mod table;
+pub(crate) mod table;
 mod values;
 
 use std::fmt;
 
+pub use batch::BatchOutcome;
 pub use table::{Table, TableBuilder};
-pub use values::{Bind, Record, Values};
+pub use values::{Bind, BindMany, Record, Values};
 
 /// The version of a row, as it was read. What it counts depends on the table; it only ever grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

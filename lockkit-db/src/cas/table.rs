@@ -78,20 +78,23 @@ pub struct TableBuilder<DB: Backend> {
 
 struct Inner {
     name: String,
-    keys: usize,
-    columns: usize,
+    parts: Parts,
     texts: Texts,
     conflicts: Mutex<Adaptive>,
 }
 
 /// The key's values come first in each, then the version, then the rest.
 struct Texts {
-    load: SqlStr,
-    lock: SqlStr,
-    version: SqlStr,
-    insert: SqlStr,
-    update: SqlStr,
-    delete: SqlStr,
+    load: Text,
+    lock: Text,
+    version: Text,
+    insert: Text,
+    update: Text,
+    delete: Text,
+    /// Arrays of keys, of versions, and of each column.
+    batch: Text,
+    /// Arrays of keys.
+    versions: Text,
 }
 
 /// What became of a guarded change.
@@ -180,9 +183,8 @@ impl<DB: Backend> TableBuilder<DB> {
         };
         Ok(Table {
             inner: Arc::new(Inner {
-                keys: self.keys.len(),
-                columns: self.columns.len(),
                 texts: parts.texts::<DB>(),
+                parts,
                 conflicts: Mutex::new(Adaptive::new()),
                 name: self.name,
             }),
@@ -203,12 +205,12 @@ fn within(field: &'static str, number: usize, most: usize) -> Result<(), Error> 
 }
 
 /// Quoted names.
-struct Parts {
-    table: String,
-    keys: Vec<String>,
-    columns: Vec<String>,
-    version: String,
-    kind: Kind,
+pub(crate) struct Parts {
+    pub(crate) table: String,
+    pub(crate) keys: Vec<String>,
+    pub(crate) columns: Vec<String>,
+    pub(crate) version: String,
+    pub(crate) kind: Kind,
 }
 
 impl Parts {
@@ -220,12 +222,9 @@ impl Parts {
             version,
             kind,
         } = self;
-        let of_key: Vec<_> = (keys.iter().zip(1..))
-            .map(|(key, number)| format!("{key} = ${number}"))
-            .collect();
-        let of_key = of_key.join(" AND ");
+        let of_key = self.of_key();
         let first_free = keys.len() + 1;
-        let expected = DB::argument(first_free, *kind);
+        let expected = DB::given(&format!("${first_free}"), *kind);
         let unchanged = format!("{of_key} AND {version} = {expected}");
         let read = DB::read(version, *kind);
         let look = format!("SELECT 0, {read} FROM {table} WHERE {of_key}");
@@ -234,13 +233,9 @@ impl Parts {
             "SELECT {}, {read} FROM {table} WHERE {of_key}",
             columns.join(", ")
         );
-        let set: Vec<_> = (columns.iter().zip(first_free + 1..))
-            .map(|(column, number)| format!("{column} = ${number}"))
-            .collect();
         let update = format!(
-            "UPDATE {table} SET {}, {version} = {} WHERE {unchanged}",
-            set.join(", "),
-            DB::next(version, *kind),
+            "UPDATE {table} SET {} WHERE {unchanged}",
+            self.set::<DB>(first_free + 1),
         );
         let delete = format!("DELETE FROM {table} WHERE {unchanged}");
         let given: Vec<_> = (1..=keys.len() + columns.len())
@@ -256,19 +251,151 @@ impl Parts {
             keys.join(", "),
         );
         Texts {
-            lock: text(format!("{load}{}", DB::LOCKED)),
-            load: text(load),
-            version: text(format!("SELECT {read} FROM {table} WHERE {of_key}")),
-            insert: text(insert),
-            update: text(DB::guarded(&update, &read, &look)),
-            delete: text(DB::guarded(&delete, &read, &look)),
+            lock: Text::new(format!("{load}{}", DB::LOCKED)),
+            load: Text::new(load),
+            version: Text::new(format!("SELECT {read} FROM {table} WHERE {of_key}")),
+            insert: Text::new(insert),
+            update: Text::new(DB::guarded(&update, &read, &look)),
+            delete: Text::new(DB::guarded(&delete, &read, &look)),
+            batch: Text::new(self.batch::<DB>()),
+            versions: Text::new(self.versions::<DB>()),
         }
+    }
+
+    /// The key in the first arguments.
+    pub(crate) fn of_key(&self) -> String {
+        let keys: Vec<_> = (self.keys.iter().zip(1..))
+            .map(|(key, number)| format!("{key} = ${number}"))
+            .collect();
+        keys.join(" AND ")
+    }
+
+    /// The columns set from the arguments from `first` on, and the version raised.
+    pub(crate) fn set<DB: Backend>(&self, first: usize) -> String {
+        let set: Vec<_> = (self.columns.iter().zip(first..))
+            .map(|(column, number)| format!("{column} = ${number}"))
+            .collect();
+        format!(
+            "{}, {} = {}",
+            set.join(", "),
+            self.version,
+            DB::next(&self.version, self.kind)
+        )
+    }
+
+    /// What is wanted: a number `i` from 1, the keys `k0..`, and on request the version `v` and the
+    /// columns `c0..`.
+    fn wanted(&self, all: bool) -> String {
+        let mut names: Vec<_> = (0..self.keys.len()).map(|at| format!("k{at}")).collect();
+        if all {
+            names.push("v".to_owned());
+            names.extend((0..self.columns.len()).map(|at| format!("c{at}")));
+        }
+        let arrays: Vec<_> = (1..=names.len())
+            .map(|number| format!("${number}"))
+            .collect();
+        format!(
+            "want AS (SELECT * FROM unnest({}) WITH ORDINALITY AS w ({}, i))",
+            arrays.join(", "),
+            names.join(", "),
+        )
+    }
+
+    /// The row `t` that is wanted by `w`.
+    fn joined(&self) -> String {
+        let keys: Vec<_> = (self.keys.iter().enumerate())
+            .map(|(at, key)| format!("t.{key} = w.k{at}"))
+            .collect();
+        keys.join(" AND ")
+    }
+
+    /// Yields for each wanted row (i, what, version): 1 when it was changed, 0 when it is there, -1 when
+    /// it is not.
+    ///
+    /// The rows are locked in the order of their keys before the first one is changed, so that two of these
+    /// do not lock each other out.
+    fn batch<DB: Backend>(&self) -> String {
+        let Self { table, version, .. } = self;
+        let version = format!("t.{version}");
+        let unchanged = format!(
+            "{} AND {version} = {}",
+            self.joined(),
+            DB::given("w.v", self.kind)
+        );
+        let order: Vec<_> = self.keys.iter().map(|key| format!("t.{key}")).collect();
+        let set: Vec<_> = (self.columns.iter().enumerate())
+            .map(|(at, column)| format!("{column} = w.c{at}"))
+            .collect();
+        let read = DB::read(&version, self.kind);
+        format!(
+            "WITH {wanted}, \
+             held AS (SELECT w.i FROM want w JOIN {table} t ON {unchanged} ORDER BY {order}{lock} OF t), \
+             done AS (UPDATE {table} AS t SET {set}, {bumped} = {next} \
+                      FROM want w JOIN held ON held.i = w.i WHERE {unchanged} \
+                      RETURNING w.i, {read} AS told) \
+             SELECT i, 1::bigint, told FROM done \
+             UNION ALL {look} WHERE NOT EXISTS (SELECT FROM done WHERE done.i = w.i)",
+            wanted = self.wanted(true),
+            order = order.join(", "),
+            lock = DB::LOCKED,
+            set = set.join(", "),
+            bumped = self.version,
+            next = DB::next(&version, self.kind),
+            look = self.look::<DB>(),
+        )
+    }
+
+    fn versions<DB: Backend>(&self) -> String {
+        format!("WITH {} {}", self.wanted(false), self.look::<DB>())
+    }
+
+    fn look<DB: Backend>(&self) -> String {
+        format!(
+            "SELECT w.i, CASE WHEN t.{} IS NULL THEN -1::bigint ELSE 0 END, {} \
+             FROM want w LEFT JOIN {} t ON {}",
+            self.keys[0],
+            DB::read(&format!("t.{}", self.version), self.kind),
+            self.table,
+            self.joined(),
+        )
     }
 }
 
-/// The only names in it are quoted plain names, and all values are arguments.
-fn text(text: String) -> SqlStr {
-    AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+/// A statement, and its likes for the types of arguments that it was given.
+pub(crate) struct Text {
+    plain: SqlStr,
+    typed: Mutex<Vec<(String, SqlStr)>>,
+}
+
+/// More than this many combinations of types are put together anew each time.
+const MOST_TYPED: usize = 32;
+
+impl Text {
+    /// The only names in it are quoted plain names, and all values are arguments.
+    pub(crate) fn new(text: String) -> Self {
+        Self {
+            plain: AssertSqlSafe(Arc::<str>::from(text)).into_sql_str(),
+            typed: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// sqlx keeps prepared statements by their text alone. So that one prepared for an `INT4` is not given
+    /// eight bytes, or one for an `INT8` those of a `FLOAT8`, the text names the types in a comment.
+    fn typed(&self, types: &str) -> SqlStr {
+        if types.is_empty() {
+            return self.plain.clone();
+        }
+        let mut known = self.typed.lock();
+        if let Some((_, text)) = known.iter().find(|(these, _)| these == types) {
+            return text.clone();
+        }
+        let text = format!("{} /* {types} */", self.plain.as_str());
+        let text = AssertSqlSafe(Arc::<str>::from(text)).into_sql_str();
+        if known.len() < MOST_TYPED {
+            known.push((types.to_owned(), text.clone()));
+        }
+        text
+    }
 }
 
 // === impl Table ===
@@ -433,12 +560,22 @@ impl<DB: Backend> Table<DB> {
 
     // What `optimistic` is made of.
 
+    pub(crate) async fn load_on<R: Record<DB>>(
+        &self,
+        connection: &mut DB::Connection,
+        key: &impl Bind<DB>,
+    ) -> Result<Option<Loaded<R>>, Error> {
+        let key = self.arguments(key)?;
+        self.read(connection, &self.inner.texts.load, key).await
+    }
+
     /// Reads a row in a transaction, and keeps others from changing it until the end of that.
     pub(crate) async fn load_locked<R: Record<DB>>(
         &self,
         connection: &mut DB::Connection,
-        key: Values<DB>,
+        key: &impl Bind<DB>,
     ) -> Result<Option<Loaded<R>>, Error> {
+        let key = self.arguments(key)?;
         self.read(connection, &self.inner.texts.lock, key).await
     }
 
@@ -460,6 +597,14 @@ impl<DB: Backend> Table<DB> {
         })
     }
 
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.inner.parts
+    }
+
+    pub(super) fn batch_texts(&self) -> (&Text, &Text) {
+        (&self.inner.texts.batch, &self.inner.texts.versions)
+    }
+
     pub(crate) fn adaptive(&self) -> &Mutex<Adaptive> {
         &self.inner.conflicts
     }
@@ -468,7 +613,7 @@ impl<DB: Backend> Table<DB> {
     pub(crate) fn arguments(&self, key: &impl Bind<DB>) -> Result<Values<DB>, Error> {
         let mut values = Values::new();
         key.bind(&mut values)?;
-        self.count("key", self.inner.keys, values.len())?;
+        self.count_keys(values.len())?;
         Ok(values)
     }
 
@@ -478,15 +623,28 @@ impl<DB: Backend> Table<DB> {
         key: &impl Bind<DB>,
         expected: Version,
     ) -> Result<Values<DB>, Error> {
-        if expected.get() == i64::MAX {
-            return Err(Error::invalid(
-                "version",
-                format!("there is none after {expected}"),
-            ));
-        }
+        self.has_next(expected)?;
         let mut values = self.arguments(key)?;
         values.push_number(expected.get())?;
         Ok(values)
+    }
+
+    /// A version after which there is another.
+    #[expect(clippy::unused_self, reason = "reads well beside the others")]
+    pub(crate) fn has_next(&self, version: Version) -> Result<(), Error> {
+        if version.get() == i64::MAX {
+            let problem = format!("there is none after {version}");
+            return Err(Error::invalid("version", problem));
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_keys(&self, given: usize) -> Result<(), Error> {
+        self.count("key", self.inner.parts.keys.len(), given)
+    }
+
+    pub(super) fn count_columns(&self, given: usize) -> Result<(), Error> {
+        self.count("values", self.inner.parts.columns.len(), given)
     }
 
     /// The value columns.
@@ -497,7 +655,7 @@ impl<DB: Backend> Table<DB> {
     ) -> Result<(), Error> {
         let before = arguments.len();
         values.bind(arguments)?;
-        self.count("values", self.inner.columns, arguments.len() - before)
+        self.count_columns(arguments.len() - before)
     }
 
     fn count(&self, field: &'static str, columns: usize, given: usize) -> Result<(), Error> {
@@ -514,7 +672,7 @@ impl<DB: Backend> Table<DB> {
     async fn read<R: Record<DB>>(
         &self,
         connection: &mut DB::Connection,
-        text: &SqlStr,
+        text: &Text,
         key: Values<DB>,
     ) -> Result<Option<Loaded<R>>, Error> {
         let rows = self.fetch(connection, text, key, Writes::No).await?;
@@ -522,20 +680,25 @@ impl<DB: Backend> Table<DB> {
         let Some(row) = rows.first() else {
             return Ok(None);
         };
-        let version = self.version(row, self.inner.columns)?;
+        self.row(row).map(Some)
+    }
+
+    /// A row of the value columns and the version.
+    pub(crate) fn row<R: Record<DB>>(&self, row: &DB::Row) -> Result<Loaded<R>, Error> {
+        let version = self.version(row, self.inner.parts.columns.len())?;
         let value = R::read(row).map_err(|error| {
             self.misfit(
                 "a value column is not of the type that it is read as",
                 Some(error),
             )
         })?;
-        Ok(Some(Loaded { value, version }))
+        Ok(Loaded { value, version })
     }
 
     async fn guarded(
         &self,
         connection: &mut DB::Connection,
-        text: &SqlStr,
+        text: &Text,
         key: Values<DB>,
         expected: Version,
         arguments: Values<DB>,
@@ -566,34 +729,38 @@ impl<DB: Backend> Table<DB> {
         }
     }
 
-    async fn fetch(
+    pub(crate) async fn fetch(
         &self,
         connection: &mut DB::Connection,
-        text: &SqlStr,
+        text: &Text,
         arguments: Values<DB>,
         writes: Writes,
     ) -> Result<Vec<DB::Row>, Error> {
         // Lost within a transaction, all of that is undone, and whoever has begun it hears of it.
         let alone = DB::TransactionManager::get_transaction_depth(connection) == 0;
-        DB::answer(connection, text.clone(), arguments.into_inner())
-            .await
-            .map_err(|error| match DB::fault(&error) {
-                Fault::Description(problem) => self.misfit(problem, Some(error)),
-                Fault::Lost if alone && writes == Writes::Yes => Error::Unknown {
-                    source: error.into(),
-                },
-                _ => error.into(),
-            })
+        DB::answer(
+            connection,
+            text.typed(arguments.types()),
+            arguments.into_inner(),
+        )
+        .await
+        .map_err(|error| match DB::fault(&error) {
+            Fault::Description(problem) => self.misfit(problem, Some(error)),
+            Fault::Lost if alone && writes == Writes::Yes => Error::Unknown {
+                source: error.into(),
+            },
+            _ => error.into(),
+        })
     }
 
-    fn at_most_one(&self, rows: &[DB::Row]) -> Result<(), Error> {
+    pub(crate) fn at_most_one(&self, rows: &[DB::Row]) -> Result<(), Error> {
         if rows.len() > 1 {
             return Err(self.misfit("the key is not unique", None));
         }
         Ok(())
     }
 
-    fn version(&self, row: &DB::Row, at: usize) -> Result<Version, Error> {
+    pub(crate) fn version(&self, row: &DB::Row, at: usize) -> Result<Version, Error> {
         match DB::number(row, at) {
             Ok(Some(version)) => Ok(Version::new(version)),
             Ok(None) => Err(self.misfit("a row's version is NULL", None)),
@@ -601,11 +768,11 @@ impl<DB: Backend> Table<DB> {
         }
     }
 
-    fn unreadable(&self, error: sqlx::Error) -> Error {
+    pub(crate) fn unreadable(&self, error: sqlx::Error) -> Error {
         self.misfit("a row's version is not a number", Some(error))
     }
 
-    fn misfit(&self, problem: &'static str, source: Option<sqlx::Error>) -> Error {
+    pub(crate) fn misfit(&self, problem: &'static str, source: Option<sqlx::Error>) -> Error {
         Error::Table {
             table: self.name().to_owned(),
             problem,
@@ -616,7 +783,7 @@ impl<DB: Backend> Table<DB> {
 
 /// Whether a statement whose answer is lost may have changed something.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Writes {
+pub(crate) enum Writes {
     Yes,
     No,
 }
@@ -634,7 +801,7 @@ impl<DB: Backend> fmt::Debug for Table<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table")
             .field("name", &self.inner.name)
-            .field("update", &self.inner.texts.update.as_str())
+            .field("update", &self.inner.texts.update.plain.as_str())
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! What is bound to a statement, and what is read from a row.
 
-use sqlx::{Arguments as _, ColumnIndex, Decode, Encode, Row as _, Type};
+use sqlx::{Arguments as _, ColumnIndex, Decode, Encode, Row as _, Type, TypeInfo as _};
 
 use crate::Error;
 use crate::backend::Backend;
@@ -8,6 +8,8 @@ use crate::backend::Backend;
 /// The arguments of a statement, in the order of its columns.
 pub struct Values<DB: Backend> {
     arguments: DB::Arguments,
+    /// The names of their types, each with a comma after it, where a statement is prepared for those.
+    types: String,
 }
 
 /// What can be bound: the value columns of a [`Table`](super::Table), or its key.
@@ -61,10 +63,19 @@ pub trait Record<DB: Backend>: Bind<DB> + Sized {
     fn read(row: &DB::Row) -> Result<Self, sqlx::Error>;
 }
 
+/// What can be bound for many rows at once: everything that can be bound for one, and on PostgreSQL has a type for
+/// arrays of it.
+pub trait BindMany<DB: Backend>: Bind<DB> + Sized {
+    /// Pushes one array for each column.
+    #[doc(hidden)]
+    fn bind_many(rows: &[&Self], values: &mut Values<DB>) -> Result<(), Error>;
+}
+
 impl<DB: Backend> Values<DB> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             arguments: DB::Arguments::default(),
+            types: String::new(),
         }
     }
 
@@ -78,9 +89,26 @@ impl<DB: Backend> Values<DB> {
         T: Encode<'t, DB> + Type<DB>,
     {
         let at = self.len();
+        if DB::TYPED {
+            let kind = value.produces().unwrap_or_else(T::type_info);
+            // It ends up in a comment, which nothing in it may end.
+            let plain = |c: &char| c.is_alphanumeric() || "_[]. ".contains(*c);
+            self.types.extend(kind.name().chars().filter(plain));
+            self.types.push(',');
+        }
         self.arguments.add(value).map_err(|error| {
             Error::invalid("values", format!("number {at} cannot be encoded: {error}"))
         })
+    }
+
+    pub(crate) fn push_text(&mut self, text: &str) -> Result<(), Error> {
+        DB::add_text(&mut self.arguments, text)
+            .map_err(|error| Error::invalid("resource", format!("cannot be encoded: {error}")))
+    }
+
+    pub(crate) fn push_numbers(&mut self, numbers: &[i64]) -> Result<(), Error> {
+        DB::add_numbers(&mut self.arguments, numbers)
+            .map_err(|error| Error::invalid("version", format!("cannot be encoded: {error}")))
     }
 
     pub(crate) fn push_number(&mut self, number: i64) -> Result<(), Error> {
@@ -93,7 +121,11 @@ impl<DB: Backend> Values<DB> {
         self.arguments.len()
     }
 
-    pub(super) fn into_inner(self) -> DB::Arguments {
+    pub(crate) fn types(&self) -> &str {
+        &self.types
+    }
+
+    pub(crate) fn into_inner(self) -> DB::Arguments {
         self.arguments
     }
 }
@@ -126,6 +158,34 @@ macro_rules! by_reference {
     )+};
 }
 
+#[cfg(feature = "sqlite")]
+impl<T: Bind<sqlx::Sqlite>> BindMany<sqlx::Sqlite> for T {
+    fn bind_many(rows: &[&Self], values: &mut Values<sqlx::Sqlite>) -> Result<(), Error> {
+        // There are no arrays; each row goes by itself.
+        rows.iter().try_for_each(|row| row.bind(values))
+    }
+}
+
+macro_rules! many {
+    ($($type:ty),+) => {$(
+        #[cfg(feature = "postgres")]
+        impl BindMany<sqlx::Postgres> for $type {
+            fn bind_many(rows: &[&Self], values: &mut Values<sqlx::Postgres>) -> Result<(), Error> {
+                values.push(rows)
+            }
+        }
+    )+};
+}
+
+many!(bool, i16, i32, i64, f32, f64, String, Vec<u8>);
+
+#[cfg(feature = "postgres")]
+impl BindMany<sqlx::Postgres> for &str {
+    fn bind_many(rows: &[&Self], values: &mut Values<sqlx::Postgres>) -> Result<(), Error> {
+        values.push(rows)
+    }
+}
+
 macro_rules! by_itself {
     ($($type:ty),+) => {
         by_reference!($($type),+);
@@ -155,6 +215,22 @@ macro_rules! tuples {
         {
             fn bind(&self, values: &mut Values<DB>) -> Result<(), Error> {
                 $(values.push(&self.$at)?;)+
+                Ok(())
+            }
+        }
+
+        #[cfg(feature = "postgres")]
+        impl<$($part),+> BindMany<sqlx::Postgres> for ($($part,)+)
+        where
+            $($part: for<'q> Encode<'q, sqlx::Postgres>
+                + Type<sqlx::Postgres>
+                + sqlx::postgres::PgHasArrayType,)+
+        {
+            fn bind_many(rows: &[&Self], values: &mut Values<sqlx::Postgres>) -> Result<(), Error> {
+                $(
+                    let column: Vec<&$part> = rows.iter().map(|row| &row.$at).collect();
+                    values.push(column)?;
+                )+
                 Ok(())
             }
         }

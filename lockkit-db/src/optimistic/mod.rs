@@ -273,16 +273,10 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
     }
 
     async fn try_free(&self, made: &mut Option<Made<R>>) -> Result<Told<R>, Error> {
-        let Optimistic {
-            pool, table, key, ..
-        } = &self.at;
-        let Some(row) = table.load(*pool, key).await? else {
-            return Ok(Told::Missing);
-        };
-        if let Some(kept) = self.make(row, made)? {
-            return Ok(Told::Kept(kept));
-        }
-        self.write_again(made.as_ref()).await
+        // One for both statements: giving it back and taking it again costs the pool a ping.
+        let mut connection = self.at.pool.acquire().await?;
+        let row = self.at.table.load_on(&mut connection, &self.at.key).await?;
+        self.change(&mut connection, row, made).await
     }
 
     /// Whoever is at the row as well waits, so what was read is what is written over.
@@ -302,31 +296,45 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
         made: &mut Option<Made<R>>,
     ) -> Result<Told<R>, Error> {
         let Optimistic { table, key, .. } = &self.at;
-        let Some(row) = table.load_locked(tx, table.arguments(key)?).await? else {
+        let row = table.load_locked(tx, key).await?;
+        self.change(tx, row, made).await
+    }
+
+    async fn change(
+        &self,
+        connection: &mut DB::Connection,
+        row: Option<Loaded<R>>,
+        made: &mut Option<Made<R>>,
+    ) -> Result<Told<R>, Error> {
+        let Some(row) = row else {
             return Ok(Told::Missing);
         };
         if let Some(kept) = self.make(row, made)? {
             return Ok(Told::Kept(kept));
         }
-        let Some(Made { mine, expected, .. }) = made else {
-            return Ok(Told::Missing);
-        };
-        let mut arguments = table.expecting(key, *expected)?;
-        table.add_columns(&mut arguments, mine)?;
-        let key = table.arguments(key)?;
-        let outcome = table.update(tx, key, *expected, arguments).await?;
-        Ok(outcome.into())
+        self.write(connection, made.as_ref()).await
+    }
+
+    /// What was lost, once more as it was.
+    async fn write_again(&self, made: Option<&Made<R>>) -> Result<Told<R>, Error> {
+        let mut connection = self.at.pool.acquire().await?;
+        self.write(&mut connection, made).await
     }
 
     /// The compare-and-set of what was made last.
-    async fn write_again(&self, made: Option<&Made<R>>) -> Result<Told<R>, Error> {
+    async fn write(
+        &self,
+        connection: &mut DB::Connection,
+        made: Option<&Made<R>>,
+    ) -> Result<Told<R>, Error> {
         let Some(Made { mine, expected, .. }) = made else {
             return Ok(Told::Missing);
         };
-        let Optimistic {
-            pool, table, key, ..
-        } = &self.at;
-        let outcome = table.cas(*pool, key, *expected, mine).await?;
+        let Optimistic { table, key, .. } = &self.at;
+        let mut arguments = table.expecting(key, *expected)?;
+        table.add_columns(&mut arguments, mine)?;
+        let key = table.arguments(key)?;
+        let outcome = table.update(connection, key, *expected, arguments).await?;
         Ok(outcome.into())
     }
 

@@ -18,6 +18,7 @@ mod locks;
 #[expect(dead_code, reason = "the driver uses the rest")]
 #[path = "../../src/transaction/machine.rs"]
 mod machine;
+mod optimistic;
 #[expect(dead_code, reason = "the locks use the rest")]
 #[path = "../../src/pessimistic/text.rs"]
 mod text;

@@ -144,6 +144,22 @@ impl scene::Sqlite {
 }
 
 on_both! {
+    // A statement is prepared for the types it is first given.
+    async fn values_of_several_types_go_through_one_description(scene: 1) {
+        with_tables!(scene);
+        let stars = stars();
+        let first = stars.insert(&scene.pool, 7, 5_i32).await.unwrap().unwrap();
+        let _ = stars.cas(&scene.pool, 7, first, 6_i32).await.unwrap();
+        let _ = stars.cas(&scene.pool, 7_i64, version(2), 7_i64).await.unwrap();
+        let _ = stars.cas(&scene.pool, 7_i16, version(3), 8_i16).await.unwrap();
+        // The bytes of this one would be a large number.
+        let _ = stars.cas(&scene.pool, 7_i64, version(4), 2.0_f64).await.unwrap();
+        let row = stars.load::<i64, _>(&scene.pool, 7_i64).await.unwrap().unwrap();
+        assert_eq!((row.value, row.version), (2, version(5)));
+    }
+}
+
+on_both! {
     async fn it_is_undone_with_its_transaction(scene: 2) {
         with_tables!(scene);
         let notes = notes();

@@ -1,10 +1,12 @@
 //! Rows with versions: compare-and-set and the updates made of it, on PostgreSQL and on SQLite.
 
+mod batch;
 mod cancel;
 mod cas;
+mod fenced;
 mod model;
-#[expect(dead_code, reason = "transactions look at more of it")]
 #[path = "../transaction/scene.rs"]
 mod scene;
 mod table;
+mod unknown;
 mod updates;
