@@ -146,7 +146,7 @@ on_both! {
             },
         )
         .await
-        .demand(2);
+        .demand(1);
     }
 }
 
