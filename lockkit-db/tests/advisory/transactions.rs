@@ -17,7 +17,7 @@ async fn begin(scene: &Postgres) -> PgTx {
     Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap()
 }
 
-// Mutant: B14 namespace and name run into each other
+// Mutant: B14
 #[test]
 fn keys_are_the_same_for_ever_and_names_do_not_run_into_namespaces() {
     let key = |namespace, name| AdvisoryKey::new(namespace, name).unwrap().number();
@@ -69,7 +69,7 @@ async fn a_lock_is_one_transactions_until_its_end() {
     scene.is_clean().await;
 }
 
-// Mutant: B15 a shared lock is taken for one holder
+// Mutant: B15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sharers_keep_out_only_those_who_do_not_share() {
     let scene = Postgres::new(3).await;

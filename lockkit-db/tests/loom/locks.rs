@@ -141,7 +141,7 @@ impl Advisory {
     }
 }
 
-// Mutants: B16, B20
+// Mutant: B16
 #[test]
 fn advisory_claims_let_one_ask_and_a_waiter_that_goes_leaves_nothing() {
     check("advisory: two ask, one goes", 3, || {

@@ -15,6 +15,7 @@ pub(crate) fn rows() -> RowLock {
 }
 
 on_both! {
+    // Mutant: B21
     async fn rows_are_answered_in_the_callers_order_and_the_missing_named(scene: 1) {
         let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
         let rows = RowLock::on("t", "id");
@@ -44,6 +45,7 @@ on_both! {
 
 on_both! {
     // A prepared statement is kept by its text, and misreads what is of another type.
+    // Mutant: B22
     async fn one_connection_takes_keys_and_values_of_several_types(scene: 1) {
         let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
         let lock = rows();
@@ -150,6 +152,7 @@ on_both! {
 }
 
 on_both! {
+    // Mutant: B6b
     async fn every_mode_is_had_and_every_wait_that_finds_nobody(scene: 1) {
         for mode in [LockMode::NoKeyUpdate, LockMode::Update, LockMode::Share, LockMode::KeyShare] {
             for wait in [Wait::Bound, Wait::NoWait, Wait::AtMost(Duration::from_millis(700))] {
@@ -204,7 +207,7 @@ on_both! {
 }
 
 on_both! {
-    // Mutant: B10 what is there already is not looked for again
+    // Mutant: B10
     async fn of_those_who_race_to_be_first_one_makes_the_row_and_all_get_it(scene: 8) {
         for id in 100..110 {
             let tasks: Vec<_> = (0..8)

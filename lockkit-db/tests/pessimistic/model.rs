@@ -46,7 +46,7 @@ fn runner() -> (Runtime, TestRunner) {
     (Runtime::new().unwrap(), TestRunner::new(config))
 }
 
-// Mutants: B12, B21 the answer in the order of the keys
+// Mutants: B12, B21
 #[test]
 fn answers_on_postgres_are_as_in_the_model() {
     let (runtime, mut runner) = runner();

@@ -124,7 +124,7 @@ async fn a_wait_ends_when_the_row_is_free_and_reads_what_was_committed() {
     assert_eq!(waiter.await.unwrap(), Found::Missing);
 }
 
-// Mutant: B12 skipped rows are told as missing
+// Mutant: B12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn skipped_rows_are_told_from_missing_ones() {
     let scene = Postgres::new(2).await;
@@ -148,7 +148,7 @@ async fn skipped_rows_are_told_from_missing_ones() {
     scene.is_clean().await;
 }
 
-// Mutants: B6, B13 the transaction's bound is not put back
+// Mutants: B6b, B13
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wait_of_its_own_ends_in_time_and_leaves_the_transactions_bound() {
     let scene = Postgres::new(2).await;

@@ -33,7 +33,7 @@ async fn what_it_does_not_have_is_refused() {
     }
 }
 
-// Mutant: B11 the lock of a transaction without the write lock is a read
+// Mutant: B11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_without_the_write_lock_takes_it_or_fails() {
     let scene = Sqlite::new(2).await;
