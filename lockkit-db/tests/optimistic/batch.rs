@@ -13,7 +13,6 @@ fn version(number: i64) -> Version {
 }
 
 on_both! {
-    // Mutants: A1, A10
     async fn losers_and_missing_rows_are_named(scene: 2) {
         with_tables!(scene);
         let notes = notes();

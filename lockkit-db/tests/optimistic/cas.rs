@@ -144,7 +144,7 @@ impl scene::Sqlite {
 }
 
 on_both! {
-    // A statement is prepared for the types it is first given.
+    // A statement is prepared for the types it is first given. Mutant: O2
     async fn values_of_several_types_go_through_one_description(scene: 1) {
         with_tables!(scene);
         let stars = stars();
@@ -384,6 +384,7 @@ async fn somebody_waits(scene: &scene::Postgres) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// Mutant: O3
 async fn a_conflict_that_came_up_while_it_waited_tells_the_version_by_then() {
     let scene = scene::Postgres::new(2).await;
     with_tables!(scene);

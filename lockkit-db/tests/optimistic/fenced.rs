@@ -25,7 +25,7 @@ macro_rules! fenced {
 }
 
 on_both! {
-    // Mutants: F1, F2
+    // Mutant: F1
     async fn a_sleeper_is_refused_after_the_next_one_has_claimed(scene: 1) {
         let rows = fenced!(scene);
         let old: Loaded<i64> = rows.claim(&scene.pool, 7, fence(1)).await.unwrap();
@@ -50,7 +50,7 @@ on_both! {
 }
 
 on_both! {
-    // Mutant: F3
+    // Mutant: F2
     async fn a_fence_that_was_never_claimed_writes_nothing(scene: 1) {
         let rows = fenced!(scene);
         let never = rows.write(&scene.pool, 7, fence(1), 1).await.unwrap_err();
@@ -93,7 +93,7 @@ on_both! {
 }
 
 on_both! {
-    // Mutants: F4, F5
+    // Mutant: F3
     async fn a_resource_by_name_protects_what_a_transaction_writes(scene: 2) {
         let fences = Fences::new();
         fences.migrate(&scene.pool).await.unwrap();

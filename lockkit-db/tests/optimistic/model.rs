@@ -114,7 +114,7 @@ fn run<T>(check: impl Future<Output = T>) -> T {
         .block_on(check)
 }
 
-// Mutants: A1, A2, A10.
+// Mutant: A1
 proptest! {
     // A case makes a database of its own.
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]

@@ -32,7 +32,6 @@ fn tries(attempts: u32) -> Policy {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-// Mutant: A7
 async fn a_lost_reply_is_neither_a_success_nor_a_failure() {
     let scene = scene::Postgres::new(2).await;
     with_tables!(scene);
@@ -75,6 +74,7 @@ async fn an_update_whose_reply_is_lost_is_settled_by_sending_the_same_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// Mutant: A7a
 async fn an_update_whose_replies_stay_lost_is_unknown() {
     let scene = scene::Postgres::new(2).await;
     with_tables!(scene);
@@ -121,7 +121,7 @@ async fn locked(cut: Cut) -> (Result<i64, Error>, i64, u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-// Mutants: A6, A7
+// Mutant: A6a
 async fn a_commit_that_landed_unseen_is_unknown_and_not_done_twice() {
     let (result, value, calls) = locked(Cut::After).await;
     assert!(result.unwrap_err().is_unknown());

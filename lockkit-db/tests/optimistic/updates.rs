@@ -38,7 +38,7 @@ on_both! {
 }
 
 on_both! {
-    // Mutants: A3, A4
+    // Mutants: A3, A4, O1
     async fn after_a_conflict_the_closure_gets_the_row_as_it_is_by_then(scene: 3) {
         with_tables!(scene);
         let stars = stars();
@@ -345,7 +345,6 @@ fn patient() -> Policy {
 }
 
 on_both! {
-    // Mutants: A1, A3
     async fn no_update_is_lost_by_hand(scene: 8) {
         let sum = adds_up!(scene, EACH, async |pool, id: i64| {
             let stars: Table<_> = stars();
@@ -364,7 +363,6 @@ on_both! {
 }
 
 on_both! {
-    // Mutant: A4
     async fn no_update_is_lost_by_a_closure(scene: 8) {
         let table = stars();
         let sum = adds_up!(scene, EACH, {
