@@ -9,14 +9,22 @@
 //! | play statements of several sessions in a given order (feature `steps`) | `steps` |
 //! | record what was asked and what came of it, over several processes | [`history`] |
 //! | prove that no job was lost, invented or completed twice | [`total_queue`] |
+//! | prove that no increment was lost | [`counter`] |
+//! | prove that what was acknowledged was done, once, and nothing else | [`ledger`] |
+//! | prove that transfers neither make nor lose money | [`bank`] |
+//! | find the anomalies of isolation in a history of transactions | [`list_append`] |
 //!
 //! The modules are public, unlike elsewhere in the workspace, because names such as
 //! [`total_queue::check`] need their module to be read. Without the feature `queue`, nothing here
 //! depends on another crate of the workspace.
 
+pub mod bank;
 pub mod cancel;
 pub mod child;
+pub mod counter;
 pub mod history;
+pub mod ledger;
+pub mod list_append;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "queue")]

@@ -1,0 +1,318 @@
+//! The checker passes histories that ran one after the other, and finds each anomaly in its textbook form.
+
+use std::collections::BTreeMap;
+
+use lockkit_test::history::{OpId, Outcome, ProcessId, Time};
+use lockkit_test::list_append::{Anomaly, Level, Report, Step, Transaction, check};
+use proptest::prelude::*;
+
+/// What a transaction does, with what its reads see.
+#[derive(Clone, Debug)]
+enum Did {
+    Append(u64, u64),
+    Read(u64, Vec<u64>),
+}
+use Did::{Append, Read};
+
+fn transaction(number: usize, did: &[Did]) -> Transaction {
+    let step = |did: &Did| match *did {
+        Append(key, element) => Step::Append { key, element },
+        Read(key, _) => Step::Read { key },
+    };
+    let seen = did.iter().filter_map(|did| match did {
+        Append(..) => None,
+        Read(_, seen) => Some(seen.clone()),
+    });
+    Transaction {
+        id: OpId::new(ProcessId::worker(number as u32), 0),
+        op: did.iter().map(step).collect(),
+        invoked: Time(number as u64),
+        completed: Some(Time(number as u64 + 1)),
+        outcome: Outcome::Done(seen.collect()),
+    }
+}
+
+fn ended(mut transaction: Transaction, outcome: Outcome<Vec<Vec<u64>>>) -> Transaction {
+    transaction.outcome = outcome;
+    transaction
+}
+
+fn transactions(of: &[&[Did]]) -> Vec<Transaction> {
+    let all = of.iter().enumerate();
+    all.map(|(number, did)| transaction(number, did)).collect()
+}
+
+fn judged(transactions: &[Transaction], end: &[(u64, &[u64])]) -> Report {
+    let end = end
+        .iter()
+        .map(|(key, list)| (*key, list.to_vec()))
+        .collect();
+    check(transactions, &end)
+}
+
+fn anomalies(of: &[&[Did]], end: &[(u64, &[u64])]) -> Vec<Anomaly> {
+    judged(&transactions(of), end)
+        .anomalies
+        .into_keys()
+        .collect()
+}
+
+#[test]
+fn an_acknowledged_append_that_is_gone_is_lost() {
+    assert_eq!(anomalies(&[&[Append(1, 10)]], &[(1, &[])]), [Anomaly::Lost]);
+    assert_eq!(anomalies(&[&[Append(1, 10)]], &[]), [Anomaly::Lost]);
+    assert_eq!(anomalies(&[&[Append(1, 10)]], &[(1, &[10])]), []);
+}
+
+#[test]
+fn an_element_is_there_once() {
+    assert_eq!(
+        anomalies(&[&[Append(1, 10)]], &[(1, &[10, 10])]),
+        [Anomaly::Twice]
+    );
+}
+
+#[test]
+fn an_element_of_nobody_or_of_another_list_is_out_of_nowhere() {
+    assert_eq!(anomalies(&[], &[(1, &[10])]), [Anomaly::OutOfNowhere]);
+    let other: &[Did] = &[Append(2, 20)];
+    let found = anomalies(&[other], &[(1, &[20]), (2, &[20])]);
+    assert_eq!(found, [Anomaly::OutOfNowhere]);
+    let found = anomalies(&[other, &[Read(1, vec![20])]], &[(2, &[20])]);
+    assert_eq!(found, [Anomaly::OutOfNowhere, Anomaly::Undone]);
+}
+
+#[test]
+fn a_transaction_sees_its_own_appends_and_not_its_later_ones() {
+    let blind: &[Did] = &[Append(1, 10), Read(1, vec![])];
+    assert_eq!(anomalies(&[blind], &[(1, &[10])]), [Anomaly::Internal]);
+    let early: &[Did] = &[Read(1, vec![10]), Append(1, 10)];
+    assert_eq!(anomalies(&[early], &[(1, &[10])]), [Anomaly::Internal]);
+    let own: &[Did] = &[
+        Append(1, 10),
+        Read(1, vec![10]),
+        Append(1, 11),
+        Read(1, vec![10, 11]),
+    ];
+    assert_eq!(anomalies(&[own], &[(1, &[10, 11])]), []);
+}
+
+#[test]
+fn what_was_seen_and_then_undone_is_told() {
+    let of: &[&[Did]] = &[&[Append(1, 10)], &[Append(1, 11)], &[Read(1, vec![11, 10])]];
+    assert_eq!(anomalies(of, &[(1, &[10, 11])]), [Anomaly::Undone]);
+}
+
+#[test]
+fn g0_two_writers_are_mixed() {
+    let of: &[&[Did]] = &[
+        &[Append(1, 10), Append(2, 20)],
+        &[Append(1, 11), Append(2, 21)],
+    ];
+    let end: &[(u64, &[u64])] = &[(1, &[10, 11]), (2, &[21, 20])];
+    assert_eq!(anomalies(of, end), [Anomaly::DirtyWrite]);
+}
+
+#[test]
+fn g1a_what_has_failed_is_seen() {
+    let failed = ended(transaction(0, &[Append(1, 10)]), Outcome::NotDone);
+    let reader = transaction(1, &[Read(1, vec![10])]);
+    let report = judged(&[failed.clone(), reader], &[(1, &[])]);
+    assert!(report.has(Anomaly::AbortedRead), "{report}");
+    // At the end as well.
+    assert!(judged(&[failed], &[(1, &[10])]).has(Anomaly::AbortedRead));
+}
+
+#[test]
+fn g1b_a_read_ends_half_way() {
+    let of: &[&[Did]] = &[&[Append(1, 10), Append(1, 11)], &[Read(1, vec![10])]];
+    let found = anomalies(of, &[(1, &[10, 11])]);
+    // Which is a circle too: it has read the first one's write, and what the first one wrote over it.
+    assert_eq!(
+        found,
+        [Anomaly::IntermediateRead, Anomaly::SingleAntiDependency]
+    );
+}
+
+#[test]
+fn g1c_two_have_seen_each_other() {
+    let of: &[&[Did]] = &[
+        &[Append(1, 10), Read(2, vec![20])],
+        &[Append(2, 20), Read(1, vec![10])],
+    ];
+    let end: &[(u64, &[u64])] = &[(1, &[10]), (2, &[20])];
+    assert_eq!(anomalies(of, end), [Anomaly::CircularInformation]);
+}
+
+#[test]
+fn p4_two_write_by_the_same_version() {
+    let of: &[&[Did]] = &[
+        &[Read(1, vec![]), Append(1, 10)],
+        &[Read(1, vec![]), Append(1, 11)],
+    ];
+    // Both are there, so it is a circle.
+    let found = anomalies(of, &[(1, &[10, 11])]);
+    assert_eq!(found, [Anomaly::LostUpdate, Anomaly::SingleAntiDependency]);
+    // One has written over the other.
+    let found = anomalies(of, &[(1, &[11])]);
+    assert_eq!(found, [Anomaly::Lost, Anomaly::LostUpdate]);
+    let report = judged(&transactions(of), &[(1, &[10, 11])]);
+    assert!(report.holds(Level::ReadCommitted) && !report.holds(Level::Snapshot));
+}
+
+#[test]
+fn what_is_read_again_after_it_was_written_is_no_lost_update() {
+    let of: &[&[Did]] = &[
+        &[Read(1, vec![]), Append(1, 10), Read(1, vec![10])],
+        &[Read(1, vec![10]), Append(1, 11)],
+    ];
+    assert_eq!(anomalies(of, &[(1, &[10, 11])]), []);
+}
+
+#[test]
+fn g_single_a_read_is_skewed() {
+    let of: &[&[Did]] = &[
+        &[Append(1, 10), Append(2, 20)],
+        &[Read(1, vec![]), Read(2, vec![20])],
+    ];
+    let end: &[(u64, &[u64])] = &[(1, &[10]), (2, &[20])];
+    assert_eq!(anomalies(of, end), [Anomaly::SingleAntiDependency]);
+}
+
+#[test]
+fn g2_two_write_past_each_other() {
+    let of: &[&[Did]] = &[
+        &[Read(1, vec![]), Read(2, vec![]), Append(1, 10)],
+        &[Read(1, vec![]), Read(2, vec![]), Append(2, 20)],
+    ];
+    let end: &[(u64, &[u64])] = &[(1, &[10]), (2, &[20])];
+    assert_eq!(anomalies(of, end), [Anomaly::AntiDependencies]);
+    let report = judged(&transactions(of), end);
+    assert!(report.holds(Level::Snapshot) && !report.holds(Level::Serializable));
+}
+
+#[test]
+fn g2_the_readers_of_a_long_fork() {
+    let of: &[&[Did]] = &[
+        &[Append(1, 10)],
+        &[Append(2, 20)],
+        &[Read(1, vec![10]), Read(2, vec![])],
+        &[Read(1, vec![]), Read(2, vec![20])],
+    ];
+    let end: &[(u64, &[u64])] = &[(1, &[10]), (2, &[20])];
+    let report = judged(&transactions(of), end);
+    assert_eq!(
+        report.anomalies[&Anomaly::AntiDependencies][0].len(),
+        4,
+        "{report}"
+    );
+}
+
+#[test]
+fn an_unknown_transaction_counts_if_its_elements_are_there() {
+    let unknown = ended(
+        transaction(0, &[Append(1, 10), Append(2, 20)]),
+        Outcome::Unknown,
+    );
+    assert!(
+        judged(std::slice::from_ref(&unknown), &[])
+            .anomalies
+            .is_empty()
+    );
+    let skewed = transaction(1, &[Read(1, vec![10]), Read(2, vec![])]);
+    let report = judged(&[unknown, skewed], &[(1, &[10]), (2, &[20])]);
+    assert_eq!(report.committed, 2);
+    assert!(report.has(Anomaly::SingleAntiDependency), "{report}");
+}
+
+#[test]
+fn of_a_knot_the_gravest_circle_is_shown_and_other_knots_are_not_hidden() {
+    // A skewed read among lists 1 and 2, a skewed write among 3 and 4, and one transaction that is in both.
+    let of: &[&[Did]] = &[
+        &[Append(1, 10), Append(2, 20)],
+        &[Read(1, vec![]), Read(2, vec![20])],
+        &[Read(3, vec![]), Append(4, 40)],
+        &[Read(4, vec![]), Append(3, 30)],
+    ];
+    let end: &[(u64, &[u64])] = &[(1, &[10]), (2, &[20]), (3, &[30]), (4, &[40])];
+    let apart = [Anomaly::SingleAntiDependency, Anomaly::AntiDependencies];
+    assert_eq!(anomalies(of, end), apart);
+    let mut joined: Vec<Vec<Did>> = of.iter().map(|did| did.to_vec()).collect();
+    let third = joined.remove(2);
+    joined[0].extend(third);
+    let joined: Vec<&[Did]> = joined.iter().map(Vec::as_slice).collect();
+    assert_eq!(anomalies(&joined, end), [Anomaly::SingleAntiDependency]);
+}
+
+#[test]
+#[should_panic(expected = "10 is appended twice")]
+fn an_element_has_one_writer() {
+    let _ = anomalies(&[&[Append(1, 10)], &[Append(1, 10)]], &[]);
+}
+
+/// Runs them one after the other on one store. `None`: the transaction fails, and does nothing.
+fn serial(plans: &[(Vec<(bool, u64)>, u8)]) -> (Vec<Transaction>, BTreeMap<u64, Vec<u64>>) {
+    let mut lists: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    let mut element = 0;
+    let mut all = Vec::new();
+    for (number, (plan, fate)) in plans.iter().enumerate() {
+        let before = lists.clone();
+        let mut did = Vec::new();
+        for &(append, key) in plan {
+            let list = lists.entry(key).or_default();
+            if append {
+                element += 1;
+                list.push(element);
+                did.push(Append(key, element));
+            } else {
+                did.push(Read(key, list.clone()));
+            }
+        }
+        let transaction = transaction(number, &did);
+        all.push(match fate {
+            0 => {
+                lists = before;
+                ended(transaction, Outcome::NotDone)
+            }
+            1 => {
+                lists = before;
+                ended(transaction, Outcome::Unknown)
+            }
+            2 => ended(transaction, Outcome::Unknown),
+            _ => transaction,
+        });
+    }
+    (all, lists)
+}
+
+proptest! {
+    #[test]
+    fn what_ran_one_after_the_other_has_no_anomaly(
+        plans in prop::collection::vec((prop::collection::vec((any::<bool>(), 0..4_u64), 1..5), 0..9_u8), 0..40),
+    ) {
+        let (transactions, end) = serial(&plans);
+        let report = check(&transactions, &end);
+        prop_assert!(report.anomalies.is_empty(), "{report}");
+    }
+
+    /// A read of an older version than the last is an anomaly whenever the reader has seen or written something
+    /// that comes after it; here it reads, in the same transaction, what the next writer of that list has done.
+    #[test]
+    fn one_read_that_is_too_old_is_found(
+        plans in prop::collection::vec((prop::collection::vec((any::<bool>(), 0..4_u64), 1..5), 3..9_u8), 1..30),
+    ) {
+        let (mut transactions, mut end) = serial(&plans);
+        let number = transactions.len();
+        // It writes two lists at once, and somebody reads one from before and one from after.
+        let old = end.get(&0).cloned().unwrap_or_default();
+        for key in [0, 1] {
+            end.entry(key).or_default().push(1_000_000 + key);
+        }
+        let writer = [Append(0, 1_000_000), Append(1, 1_000_001)];
+        transactions.push(transaction(number, &writer));
+        let reader = [Read(0, old), Read(1, end[&1].clone())];
+        transactions.push(transaction(number + 1, &reader));
+        let report = check(&transactions, &end);
+        prop_assert!(report.has(Anomaly::SingleAntiDependency), "{report}");
+    }
+}
