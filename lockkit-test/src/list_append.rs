@@ -310,7 +310,7 @@ impl<'a> Past<'a> {
         };
         let mut answers = answer.iter();
         let mut own: HashMap<u64, Vec<u64>> = HashMap::new();
-        // What it has read of each list before it wrote there.
+        // The version of each list that its next append there goes by.
         let mut before: HashMap<u64, usize> = HashMap::new();
         for step in &transaction.op {
             match *step {
@@ -325,9 +325,7 @@ impl<'a> Past<'a> {
                     let seen = answers.next().expect("a list for each read");
                     let own = own.get(&key).map_or(&[][..], Vec::as_slice);
                     self.judge_read(at, key, seen, own);
-                    if own.is_empty() {
-                        before.entry(key).or_insert(seen.len());
-                    }
+                    before.entry(key).or_insert(seen.len());
                 }
             }
         }

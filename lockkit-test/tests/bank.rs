@@ -37,6 +37,7 @@ fn faults(report: &Report) -> Vec<Fault> {
     report.faults.keys().copied().collect()
 }
 
+// Mutant: K48 only too much money is a fault.
 #[test]
 fn half_of_a_transfer_is_never_seen() {
     let steps = [transfer(Outcome::Done(Answer::Moved)), read(&[7, 0])];
@@ -44,6 +45,7 @@ fn half_of_a_transfer_is_never_seen() {
     assert_eq!(faults(&report), [Fault::Total], "{report}");
 }
 
+// Mutant: K50 the end is not read.
 #[test]
 fn money_that_is_gone_at_the_end_is_missed() {
     let steps = [transfer(Outcome::Unknown)];
@@ -51,6 +53,7 @@ fn money_that_is_gone_at_the_end_is_missed() {
     assert_eq!(faults(&report), [Fault::Total], "{report}");
 }
 
+// Mutant: K49 small debts pass.
 #[test]
 fn no_account_is_below_zero_ever() {
     let report = judged(&[read(&[12, -2])], &[10, 0], &[10, 0]);
@@ -76,6 +79,7 @@ fn a_transfer_that_was_told_to_have_failed_moves_nothing() {
     }
 }
 
+// Mutant: K51 an unknown withdrawal counts as made.
 #[test]
 fn an_unknown_transfer_may_be_made_or_not_but_not_twice() {
     let steps = [transfer(Outcome::Unknown)];

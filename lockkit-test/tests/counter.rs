@@ -23,6 +23,7 @@ fn judged(of: &[(u64, Outcome<()>)], values: &[(u64, i64)]) -> Report {
     check(&increments(of), &values.iter().copied().collect())
 }
 
+// Mutant: K40 without losses.
 #[test]
 fn a_lost_increment_is_seen() {
     let report = judged(&[(1, DONE), (1, DONE)], &[(1, 1)]);
@@ -36,6 +37,7 @@ fn a_counter_that_is_gone_has_lost_everything() {
     assert_eq!(judged(&[(1, DONE), (1, DONE)], &[]).lost(), 2);
 }
 
+// Mutant: K41 without surpluses.
 #[test]
 fn an_increment_that_was_told_to_have_failed_must_not_count() {
     for outcome in [Outcome::NotDone, Outcome::Busy] {
@@ -45,6 +47,7 @@ fn an_increment_that_was_told_to_have_failed_must_not_count() {
     }
 }
 
+// Mutant: K42 unknown increments are not counted.
 #[test]
 fn an_unknown_increment_counts_once_at_most() {
     let unknown = [(1, DONE), (1, Outcome::Unknown)];
@@ -53,6 +56,7 @@ fn an_unknown_increment_counts_once_at_most() {
     assert!(!judged(&unknown, &[(1, 3)]).is_ok());
 }
 
+// Mutant: K43 is_ok looks at the total.
 #[test]
 fn a_surplus_does_not_make_up_for_a_loss_elsewhere() {
     let report = judged(&[(1, DONE), (2, DONE)], &[(1, 0), (2, 2)]);

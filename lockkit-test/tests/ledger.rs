@@ -29,6 +29,7 @@ fn faults(outcome: Outcome<()>, ledger: &[u64]) -> Vec<Fault> {
     report.faults.into_keys().collect()
 }
 
+// Mutants: K44 without Fault::Lost. K45 without Fault::FailedButDone. K46 without Fault::Twice.
 #[test]
 fn each_fault_has_its_name() {
     assert_eq!(faults(DONE, &[7]), []);
@@ -51,6 +52,7 @@ fn what_nobody_has_asked_for_is_a_fault() {
     );
 }
 
+// Mutant: K47 the last answer counts, not the most certain one.
 #[test]
 fn one_that_is_asked_for_again_is_done_once() {
     let twice = [operation(1, Outcome::Unknown), operation(1, DONE)];

@@ -57,6 +57,7 @@ fn anomalies(of: &[&[Did]], end: &[(u64, &[u64])]) -> Vec<Anomaly> {
         .collect()
 }
 
+// Mutant: K52 the lost are looked for among those that were not acknowledged.
 #[test]
 fn an_acknowledged_append_that_is_gone_is_lost() {
     assert_eq!(anomalies(&[&[Append(1, 10)]], &[(1, &[])]), [Anomaly::Lost]);
@@ -64,6 +65,7 @@ fn an_acknowledged_append_that_is_gone_is_lost() {
     assert_eq!(anomalies(&[&[Append(1, 10)]], &[(1, &[10])]), []);
 }
 
+// Mutant: K65 without Anomaly::Twice.
 #[test]
 fn an_element_is_there_once() {
     assert_eq!(
@@ -97,12 +99,16 @@ fn a_transaction_sees_its_own_appends_and_not_its_later_ones() {
     assert_eq!(anomalies(&[own], &[(1, &[10, 11])]), []);
 }
 
+// Mutant: K61 a read is compared with the end without its own appends.
 #[test]
 fn what_was_seen_and_then_undone_is_told() {
     let of: &[&[Did]] = &[&[Append(1, 10)], &[Append(1, 11)], &[Read(1, vec![11, 10])]];
     assert_eq!(anomalies(of, &[(1, &[10, 11])]), [Anomaly::Undone]);
+    let own: &[&[Did]] = &[&[Append(1, 10), Read(1, vec![10])], &[Append(1, 11)]];
+    assert_eq!(anomalies(own, &[(1, &[11, 10])]), [Anomaly::Undone]);
 }
 
+// Mutant: K58 without write-write edges.
 #[test]
 fn g0_two_writers_are_mixed() {
     let of: &[&[Did]] = &[
@@ -113,6 +119,7 @@ fn g0_two_writers_are_mixed() {
     assert_eq!(anomalies(of, end), [Anomaly::DirtyWrite]);
 }
 
+// Mutants: K53 the end is not looked at. K54 reads are not looked at.
 #[test]
 fn g1a_what_has_failed_is_seen() {
     let failed = ended(transaction(0, &[Append(1, 10)]), Outcome::NotDone);
@@ -123,6 +130,7 @@ fn g1a_what_has_failed_is_seen() {
     assert!(judged(&[failed], &[(1, &[10])]).has(Anomaly::AbortedRead));
 }
 
+// Mutant: K55 without Anomaly::IntermediateRead.
 #[test]
 fn g1b_a_read_ends_half_way() {
     let of: &[&[Did]] = &[&[Append(1, 10), Append(1, 11)], &[Read(1, vec![10])]];
@@ -134,6 +142,7 @@ fn g1b_a_read_ends_half_way() {
     );
 }
 
+// Mutant: K56 without write-read edges.
 #[test]
 fn g1c_two_have_seen_each_other() {
     let of: &[&[Did]] = &[
@@ -144,6 +153,7 @@ fn g1c_two_have_seen_each_other() {
     assert_eq!(anomalies(of, end), [Anomaly::CircularInformation]);
 }
 
+// Mutant: K59 a lost update takes three.
 #[test]
 fn p4_two_write_by_the_same_version() {
     let of: &[&[Did]] = &[
@@ -169,6 +179,7 @@ fn what_is_read_again_after_it_was_written_is_no_lost_update() {
     assert_eq!(anomalies(of, &[(1, &[10, 11])]), []);
 }
 
+// Mutant: K57 without read-write edges.
 #[test]
 fn g_single_a_read_is_skewed() {
     let of: &[&[Did]] = &[
@@ -179,6 +190,7 @@ fn g_single_a_read_is_skewed() {
     assert_eq!(anomalies(of, end), [Anomaly::SingleAntiDependency]);
 }
 
+// Mutant: K64 every circle passes for G-single.
 #[test]
 fn g2_two_write_past_each_other() {
     let of: &[&[Did]] = &[
@@ -208,6 +220,7 @@ fn g2_the_readers_of_a_long_fork() {
     );
 }
 
+// Mutant: K63 unknown ones are counted if their elements are not there.
 #[test]
 fn an_unknown_transaction_counts_if_its_elements_are_there() {
     let unknown = ended(
@@ -225,6 +238,7 @@ fn an_unknown_transaction_counts_if_its_elements_are_there() {
     assert!(report.has(Anomaly::SingleAntiDependency), "{report}");
 }
 
+// Mutant: K62 circles in knots with graver ones are shown as well.
 #[test]
 fn of_a_knot_the_gravest_circle_is_shown_and_other_knots_are_not_hidden() {
     // A skewed read among lists 1 and 2, a skewed write among 3 and 4, and one transaction that is in both.
