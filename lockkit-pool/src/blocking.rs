@@ -86,10 +86,6 @@ impl<F, T> Blocking<F, T> {
 impl<F, T> Drop for Blocking<F, T> {
     fn drop(&mut self) {
         let work = self.work.take();
-        let outcome = match contain(|| drop(work)) {
-            Ok(()) => Outcome::Cancelled,
-            Err(report) => Outcome::Panicked(report),
-        };
-        self.end(outcome, Duration::ZERO);
+        self.end(Outcome::Cancelled.after(|| drop(work)), Duration::ZERO);
     }
 }

@@ -111,7 +111,7 @@ pub use map::{MapError, Results, Tally};
 pub use outcome::{Outcome, PanicReport};
 pub use pipeline::{
     Fault, OnFault, Pipeline, PipelineBuilder, PipelineEnd, PipelineError, PipelineReport,
-    PipelineStats, SendError, Sender,
+    PipelineStats, SendError, Sender, TrySendError,
 };
 pub use pool::WorkerPool;
 pub use slot::Slot;

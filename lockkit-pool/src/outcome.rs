@@ -2,7 +2,10 @@
 
 use std::any::Any;
 use std::fmt;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use crate::ledger::Ending;
 
@@ -12,7 +15,8 @@ use crate::ledger::Ending;
 pub enum Outcome<T> {
     /// It returned.
     Done(T),
-    /// It panicked. The pool goes on, and so does its place.
+    /// It panicked, or the destructor of something that it held did. Whoever ran it goes on. Of two panics the
+    /// work's own is told, and not the one of what it held.
     Panicked(PanicReport),
     /// It was aborted by its handle or by a drain, or dropped by its runtime.
     Cancelled,
@@ -54,6 +58,20 @@ impl<T> Outcome<T> {
         matches!(self, Self::Cancelled)
     }
 
+    /// The outcome of work that has come to this one, and that `drop_rest` now drops with all that it holds.
+    ///
+    /// A panic of that makes it a panicked one, and a result is dropped then. The work's own panic stays: it came
+    /// first, and is the likelier reason of the other.
+    pub(crate) fn after(self, drop_rest: impl FnOnce()) -> Self {
+        match (contain(drop_rest), self) {
+            (Ok(()), outcome) | (Err(_), outcome @ Self::Panicked(_)) => outcome,
+            (Err(report), outcome) => {
+                let _ = contain(|| drop(outcome));
+                Self::Panicked(report)
+            }
+        }
+    }
+
     pub(crate) fn ending(&self) -> Ending {
         match self {
             Self::Done(_) => Ending::Done,
@@ -87,6 +105,21 @@ impl PanicReport {
 impl fmt::Display for PanicReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the task panicked: {}", self.message)
+    }
+}
+
+/// Polls the user's future. Once it is ready it must not be polled again; what follows is [`Outcome::after`].
+#[inline]
+pub(crate) fn poll_contained<F>(
+    future: Pin<&mut F>,
+    cx: &mut Context<'_>,
+) -> Poll<Outcome<F::Output>>
+where
+    F: Future + ?Sized,
+{
+    match contain(|| future.poll(cx)) {
+        Ok(polled) => polled.map(Outcome::Done),
+        Err(report) => Poll::Ready(Outcome::Panicked(report)),
     }
 }
 

@@ -11,22 +11,22 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use lockkit_core::sync::Mutex;
 use lockkit_core::{Semaphore, TryAcquireError};
 use tokio::runtime::Handle;
 use tokio::task::consume_budget;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::channel::{Channel, ConsumerSeat, Fate, ProducerSeat};
 use crate::clock::now;
 use crate::group::{Cause, TaskGroup};
-use crate::outcome::{Outcome, PanicReport, contain};
+use crate::outcome::{Outcome, PanicReport, contain, poll_contained};
+use crate::pool::STOP_GRACE;
 
-pub use self::error::{Fault, PipelineError, SendError};
+pub use self::error::{Fault, PipelineError, SendError, TrySendError};
 pub use self::report::{PipelineEnd, PipelineReport};
 pub use self::stats::PipelineStats;
 
@@ -88,7 +88,7 @@ pub struct Pipeline<T, E> {
     stop: CancellationToken,
     tasks: usize,
     deadline_passed: bool,
-    /// Known from the first report on.
+    /// Known from the first report on that leaves nothing behind.
     end: Option<PipelineEnd>,
 }
 
@@ -184,14 +184,17 @@ impl<T, E> Pipeline<T, E> {
     /// Nothing is lost: the pipeline runs on.
     pub async fn join(&mut self) -> Result<PipelineReport<E>, PipelineError> {
         self.gone().await?;
-        Ok(self.report())
+        Ok(self.report(0))
     }
 
     /// [Stops](Self::stop) the pipeline and waits for its end; what still runs at the deadline is cancelled.
     ///
     /// It ends as soon as no producer and no consumer is left. A producer that neither sends nor watches
-    /// [`Sender::stopped`] holds it up to the deadline. A deadline of zero cancels what is not done already. A
-    /// producer or consumer that blocks its thread cannot be cancelled, and holds up this call past the deadline.
+    /// [`Sender::stopped`] holds it up to the deadline. A deadline of zero cancels what is not done already.
+    ///
+    /// A producer or consumer that blocks its thread cannot be cancelled. The drain waits for it for one more
+    /// second, and then leaves it behind, with the item that it works on, and reports it as
+    /// [stuck](PipelineReport::stuck). A [`join`](Self::join) after that waits for it.
     ///
     /// # Errors
     /// [`PipelineError::FromWithin`] in one of its own producers or consumers,
@@ -245,15 +248,19 @@ impl<T, E> Pipeline<T, E> {
             return Err(PipelineError::FromWithin);
         }
         self.stop();
+        let mut stuck = 0;
         if let Ok(gone) = timeout_at(deadline, self.gone()).await {
             gone?;
         } else {
             // A drain that was dropped here before has cancelled it already.
             self.deadline_passed |= self.group.cause().is_none();
             self.group.cancel();
-            self.gone().await?;
+            match timeout(STOP_GRACE, self.gone()).await {
+                Ok(gone) => gone?,
+                Err(_) => stuck = self.group.running(),
+            }
         }
-        Ok(self.report())
+        Ok(self.report(stuck))
     }
 
     async fn gone(&self) -> Result<(), PipelineError> {
@@ -261,35 +268,49 @@ impl<T, E> Pipeline<T, E> {
         gone.ok_or(PipelineError::FromWithin)
     }
 
+    /// Of a pipeline without tasks. The outcomes are told once.
     fn how_it_ended(&self) -> PipelineEnd {
         let (outcomes, cause) = self.group.take_outcomes();
         // One whose destructor panicked as it was cut off has not come to its end either.
         let own_end = outcomes.iter().filter(|outcome| outcome.is_done());
+        self.why(cause, own_end.count() == self.tasks)
+    }
+
+    fn why(&self, cause: Option<Cause>, all_at_their_end: bool) -> PipelineEnd {
         match cause {
             None => PipelineEnd::Finished,
             Some(Cause::Failed { .. } | Cause::Panicked { .. }) => PipelineEnd::Failed,
             // It came too late to cut anything.
-            Some(_) if own_end.count() == self.tasks => PipelineEnd::Finished,
+            Some(_) if all_at_their_end => PipelineEnd::Finished,
             Some(Cause::Shutdown) => PipelineEnd::Shutdown,
             Some(_) if self.deadline_passed => PipelineEnd::Deadline,
             Some(_) => PipelineEnd::Cancelled,
         }
     }
 
-    fn report(&mut self) -> PipelineReport<E> {
+    fn report(&mut self, stuck: usize) -> PipelineReport<E> {
         let end = match self.end {
             Some(end) => end,
+            // It may yet come to another: what is stuck can still fail, or come to its own end.
+            None if stuck > 0 => self.why(self.group.cause(), false),
             None => *self.end.insert(self.how_it_ended()),
         };
         let (faults, more_faults) = std::mem::take(&mut *self.shared.faults.lock());
         let stats = self.stats();
         #[cfg(feature = "tracing")]
-        tracing::debug!(?end, ?stats, faults = faults.len(), "a pipeline has ended");
+        tracing::debug!(
+            ?end,
+            ?stats,
+            faults = faults.len(),
+            stuck,
+            "a pipeline has ended"
+        );
         PipelineReport {
             end,
             stats,
             faults,
             more_faults,
+            stuck,
         }
     }
 }
@@ -504,14 +525,16 @@ impl<T> Sender<T> {
     /// Puts an item into the channel if there is room now.
     ///
     /// # Errors
-    /// [`SendError`] with the item, also when the channel is full; whether it is that, or the end, is not told.
-    pub fn try_send(&self, item: T) -> Result<(), SendError<T>> {
+    /// [`TrySendError::Full`] when there is no room or others wait for it, [`TrySendError::Closed`] when the
+    /// pipeline is stopped, or has no consumer left; both with the item.
+    pub fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         match self.channel.room().try_acquire_owned() {
             Ok(permit) => {
                 let sent = self.channel.push(item, permit, Duration::ZERO);
-                sent.map_err(SendError::new)
+                sent.map_err(TrySendError::Closed)
             }
-            Err(_) => Err(SendError::new(item)),
+            Err(TryAcquireError::NoPermits) => Err(TrySendError::Full(item)),
+            Err(_) => Err(TrySendError::Closed(item)),
         }
     }
 
@@ -571,25 +594,14 @@ async fn receive<T>(seat: &ConsumerSeat<T>) -> Option<(T, channel::Claim<'_, T>)
 /// Runs a piece of the user's code, its panics contained, those of its destructor too.
 async fn run<F: Future>(start: impl FnOnce() -> F) -> Result<F::Output, PanicReport> {
     let mut future = pin!(Some(contain(start)?));
-    let outcome = poll_fn(|cx| {
-        let Some(running) = future.as_mut().as_pin_mut() else {
-            panic!("polled after it had ended");
-        };
-        match contain(|| running.poll(cx)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(value)) => Poll::Ready(Outcome::Done(value)),
-            Err(report) => Poll::Ready(Outcome::Panicked(report)),
-        }
-    })
-    .await;
-    match (contain(|| future.set(None)), outcome) {
-        (Ok(()), Outcome::Done(value)) => Ok(value),
-        (_, Outcome::Panicked(report)) => Err(report),
-        (Err(report), value) => {
-            let _ = contain(|| drop(value));
-            Err(report)
-        }
-        (Ok(()), Outcome::Cancelled) => unreachable!("it was polled to its end"),
+    let outcome = poll_fn(|cx| match future.as_mut().as_pin_mut() {
+        Some(running) => poll_contained(running, cx),
+        None => unreachable!("dropped only below"),
+    });
+    match outcome.await.after(|| future.set(None)) {
+        Outcome::Done(value) => Ok(value),
+        Outcome::Panicked(report) => Err(report),
+        Outcome::Cancelled => unreachable!("it was polled to its end"),
     }
 }
 

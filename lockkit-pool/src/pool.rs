@@ -23,9 +23,9 @@ use crate::task::BoxedJob;
 pub(crate) type Engine = engine::Engine<BoxedJob, Id>;
 pub(crate) type Place = engine::Place<BoxedJob, Id>;
 
-/// How long a drain waits, past its deadline, for aborted tasks to be dropped. Only a task that blocks its
-/// thread takes longer than its next poll.
-const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long a drain, of a pool or a pipeline, waits past its deadline for stopped tasks to be dropped. Only a task
+/// that blocks its thread takes longer than its next poll.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs tasks, at most so many at once.
 ///
@@ -364,10 +364,10 @@ impl WorkerPool {
 
     /// Closes the pool and waits for its tasks to end; what still runs at the deadline is aborted.
     ///
-    /// It ends as soon as no task runs and no slot is held. A deadline of zero is one that is past. At the deadline every task is told to stop, slots
-    /// start nothing any more (what is spawned on one is [`Outcome::Cancelled`] without having run), and for
-    /// one more second the drain waits for the stopped tasks to be dropped. A task that
-    /// blocks its thread, or an [`execute`](Self::execute) that is no longer polled, is then left behind and
+    /// It ends as soon as no task runs and no slot is held. A deadline of zero is one that is past. At the deadline
+    /// every task is told to stop, slots start nothing any more (what is spawned on one is [`Outcome::Cancelled`]
+    /// without having run), and for one more second the drain waits for the stopped tasks to be dropped. A task
+    /// that blocks its thread, or an [`execute`](Self::execute) that is no longer polled, is then left behind and
     /// reported as stuck.
     ///
     /// Draining twice is fine, one after another or at the same time: the earliest deadline is everybody's, and

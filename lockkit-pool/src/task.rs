@@ -13,7 +13,7 @@ use crate::engine::Work;
 use crate::handle::TaskHandle;
 use crate::inside::Inside;
 use crate::ledger::Ending;
-use crate::outcome::{Outcome, contain};
+use crate::outcome::{Outcome, contain, poll_contained};
 use crate::pool::Place;
 use crate::span::TaskSpan;
 use crate::stop::Stop;
@@ -47,27 +47,16 @@ impl<F: Future> Task<F> {
         };
         let polled = this.span.within(|| {
             let _inside = Inside::enter(pool);
-            contain(|| future.poll(cx))
+            poll_contained(future, cx)
         });
-        let outcome = match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(value)) => Outcome::Done(value),
-            Err(report) => Outcome::Panicked(report),
-        };
-        Poll::Ready(self.finish(outcome))
+        polled.map(|outcome| self.finish(outcome))
     }
 
     /// Drops the future. Its place is free only then: whoever gets it next may need the same things.
     fn finish(self: Pin<&mut Self>, outcome: Outcome<F::Output>) -> Outcome<F::Output> {
         let mut this = self.project();
-        let dropped = this.span.within(|| contain(|| this.future.set(None)));
-        match dropped {
-            Ok(()) => outcome,
-            Err(report) => {
-                let _ = contain(|| drop(outcome));
-                Outcome::Panicked(report)
-            }
-        }
+        let future = &mut this.future;
+        this.span.within(|| outcome.after(|| future.set(None)))
     }
 }
 

@@ -13,7 +13,7 @@ use lockkit_pool::{
     Histogram, Incomplete, JoinedFromWithin, MapError, OnFault, Outcome, PanicReport, Pipeline,
     PipelineBuilder, PipelineEnd, PipelineError, PipelineReport, PipelineStats, Policy, PoolError,
     PoolStats, Rejected, Results, SendError, Sender, Slot, SpawnError, SubmitError, Tally,
-    TaskGroup, TaskHandle, WorkerPool,
+    TaskGroup, TaskHandle, TrySendError, WorkerPool,
 };
 
 fn send<T: Send>(_: &T) {}
@@ -100,6 +100,7 @@ fn pipelines_cross_threads() {
     all::<OnFault>();
     error::<PipelineError>();
     error::<SendError<u8>>();
+    error::<TrySendError<u8>>();
     error::<Fault<std::fmt::Error>>();
     let building: fn(PipelineBuilder<Local, Local>) -> _ = PipelineBuilder::run;
     let _ = building(Pipeline::builder());

@@ -126,6 +126,27 @@ async fn the_first_error_cancels_the_rest() {
     assert_eq!(error, first);
 }
 
+/// Mutant: E151 (`into_all` takes the first error in the order of the spawns for the decisive one).
+#[tokio::test(start_paused = true)]
+async fn what_cancelled_the_group_is_told_and_not_what_came_of_it() {
+    let group = Group::builder().grace(SECOND).build().unwrap();
+    let token = group.token();
+    group
+        .try_spawn(async move {
+            token.cancelled().await;
+            Err("cut short")
+        })
+        .unwrap();
+    group.try_spawn(async { Err("no disk") }).unwrap();
+    group.try_spawn(async { panic!("later") }).unwrap();
+    let report = group.join().await.unwrap();
+    assert_eq!(report.cause, Some(Cause::Failed { child: 1 }));
+    assert_eq!(report.outcomes[0], Outcome::Done(Err("cut short")));
+    assert_eq!(message(&report.outcomes[2]), "later");
+    let (child, error) = (1, "no disk");
+    assert_eq!(report.into_all(), Err(Incomplete::Failed { child, error }));
+}
+
 #[tokio::test]
 async fn the_first_panic_cancels_the_rest_and_keeps_its_message() {
     let (group, census) = (Group::new(), Census::default());
@@ -520,6 +541,29 @@ async fn a_spawn_that_waits_is_refused_when_the_group_is_joined() {
     assert_eq!(late.reason, SpawnError::Joined);
 }
 
+/// Mutant: E152 (a join leaves those who wait for room waiting).
+#[tokio::test]
+async fn a_join_refuses_all_who_wait_and_not_only_the_next_in_line() {
+    let group = Group::builder().limit(1).build().unwrap();
+    let (end, ended) = oneshot::channel();
+    group.try_spawn(async { Ok(ended.await.unwrap()) }).unwrap();
+    let spawner = group.spawner();
+    let (mut next, mut after) = (
+        Box::pin(spawner.spawn(ready(Ok(1)))),
+        Box::pin(spawner.spawn(ready(Ok(2)))),
+    );
+    assert!(poll_once(next.as_mut()).is_pending());
+    assert!(poll_once(after.as_mut()).is_pending());
+    end.send(7).unwrap();
+    assert_eq!(group.join().await.unwrap().into_all(), Ok(vec![7]));
+    // The next in line has the room that came free, and is not polled.
+    let Poll::Ready(refused) = poll_once(after.as_mut()) else {
+        panic!("it waits for ever");
+    };
+    assert_eq!(refused.unwrap_err().reason, SpawnError::Joined);
+    assert_eq!(next.await.unwrap_err().reason, SpawnError::Joined);
+}
+
 #[tokio::test]
 async fn a_full_group_says_so() {
     let group = Group::builder().limit(1).build().unwrap();
@@ -628,6 +672,19 @@ async fn a_destructor_that_panics_is_contained_and_told() {
     assert_eq!(message(&report.outcomes[0]), "the grenade went off");
     assert_eq!(message(&report.outcomes[1]), "the grenade went off");
     assert!(report.outcomes[2].is_cancelled());
+}
+
+/// Mutant: E150 (the panic of what the child held hides its own).
+#[tokio::test]
+async fn of_two_panics_the_childs_own_is_told() {
+    let (group, held) = (Group::new(), Grenade);
+    let panics_twice = poll_fn(move |_| {
+        let _held = &held;
+        panic!("its own");
+    });
+    group.try_spawn(panics_twice).unwrap();
+    let report = group.join().await.unwrap();
+    assert_eq!(message(&report.outcomes[0]), "its own");
 }
 
 /// Mutant: E143 (the drop of a group lets results that panic escape).

@@ -44,6 +44,24 @@ fn any_time_can_be_recorded_and_any_share_asked_for() {
     assert_eq!(times.sum(), Duration::MAX);
 }
 
+/// Mutant: E157 (a merge forgets the longest).
+#[test]
+fn merged_histograms_are_one_of_all_times() {
+    let (brief, long) = ([1, 5, 900], [7, 40_000]);
+    let of = |times: &[u64]| {
+        let mut histogram = Histogram::default();
+        for time in times {
+            histogram.record(Duration::from_micros(*time));
+        }
+        histogram
+    };
+    let all = of(&[1, 5, 900, 7, 40_000]);
+    for (mut one, other) in [(of(&brief), of(&long)), (of(&long), of(&brief))] {
+        one.merge(&other);
+        assert_eq!(one, all);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pool_records_how_long_tasks_wait_and_run() {
     let pool = WorkerPool::new(1).unwrap();

@@ -160,6 +160,23 @@ async fn a_dropped_map_aborts_its_tasks_and_drops_its_source() {
     }
 }
 
+/// Mutant: E156 (a dropped map leaves its driver to a source that gives nothing).
+#[tokio::test]
+async fn a_dropped_map_drops_a_source_that_gives_nothing() {
+    let pool = pool(1);
+    let source_held = Arc::new(());
+    let held = source_held.clone();
+    let source = stream::pending::<u32>().inspect(move |_| {
+        let _ = &held;
+    });
+    let results = pool.map(source, ready).unwrap();
+    settle().await;
+    assert_eq!(Arc::strong_count(&source_held), 2);
+    drop(results);
+    settle().await;
+    assert_eq!(Arc::strong_count(&source_held), 1);
+}
+
 #[tokio::test]
 async fn a_panic_is_the_outcome_of_its_item() {
     let pool = pool(2);

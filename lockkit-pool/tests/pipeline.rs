@@ -1,6 +1,6 @@
 //! What a pipeline does, promise by promise.
 
-use std::future::{Future, pending, ready};
+use std::future::{Future, pending, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lockkit_pool::{
-    Fault, OnFault, Pipeline, PipelineBuilder, PipelineEnd, PipelineError, PipelineStats,
-    SendError, Sender,
+    Fault, OnFault, Pipeline, PipelineBuilder, PipelineEnd, PipelineError, PipelineStats, Sender,
+    TrySendError,
 };
 use lockkit_test::wake::CountingWaker;
 use tokio::sync::{Notify, oneshot};
@@ -218,7 +218,7 @@ async fn a_full_channel_gives_the_item_back_to_who_does_not_wait() {
         .producers(1, |sender: Sender<u32>| async move {
             sender.try_send(1).map_err(|_| "there is room")?;
             match sender.try_send(2) {
-                Err(SendError { item: 2, .. }) => Ok(()),
+                Err(TrySendError::Full(2)) => Ok(()),
                 _ => Err("it was full"),
             }
         })
@@ -285,6 +285,22 @@ async fn a_panic_is_a_fault() {
         report.faults[0].to_string(),
         "a producer panicked: no source"
     );
+}
+
+/// Mutant: E150 (the panic of what the work held hides the work's own).
+#[tokio::test]
+async fn of_two_panics_the_works_own_is_told() {
+    let panics_twice = |_| {
+        let held = Grenade;
+        poll_fn(move |_| {
+            let _held = &held;
+            panic!("its own");
+        })
+    };
+    let mut pipeline = counting(1, 1, 1).consumers(1, panics_twice).run().unwrap();
+    let report = pipeline.join().await.unwrap();
+    let told = report.faults[0].to_string();
+    assert_eq!(told, "a consumer panicked: its own");
 }
 
 #[tokio::test]
@@ -434,6 +450,42 @@ async fn a_deadline_that_has_passed_is_not_forgotten_with_its_drain() {
     assert_eq!(pipeline.join().await.unwrap().end, PipelineEnd::Deadline);
 }
 
+/// Mutant: E153 (a drain waits for what it cannot stop). In real time: it waits for a second past its deadline, and no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn what_blocks_its_thread_is_reported_as_stuck_and_ends_later() {
+    let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+    let held_up = Mutex::new(held_up);
+    let mut pipeline = counting(4, 1, 3)
+        .on_fault(OnFault::Continue)
+        .consumers(1, move |number| {
+            if number == 2 {
+                let _ = held_up.lock().unwrap().recv();
+            }
+            ready(if number == 1 { Err("one") } else { Ok(()) })
+        })
+        .run()
+        .unwrap();
+    let holds_its_thread = |stats: &PipelineStats| (stats.failed, stats.in_channel) == (1, 1);
+    while !holds_its_thread(&pipeline.stats()) || pipeline.stats().in_hand == 0 {
+        yield_now().await;
+    }
+    for faults in [1, 0] {
+        let report = pipeline.drain(Duration::ZERO).await.unwrap();
+        assert_eq!((report.end, report.stuck), (PipelineEnd::Deadline, 1));
+        assert_eq!((report.stats.in_hand, report.stats.consumers), (1, 1));
+        assert_eq!(report.stats.in_channel, 1);
+        assert_eq!(report.faults.len(), faults, "each is told once");
+        assert!(!report.is_clean());
+        assert_adds_up(&report.stats);
+    }
+    go_on.send(()).unwrap();
+    let report = pipeline.join().await.unwrap();
+    // It came to its own end within the poll that had held the thread.
+    assert_eq!((report.end, report.stuck), (PipelineEnd::Finished, 0));
+    assert_eq!((report.stats.consumed, report.stats.failed), (2, 1));
+    assert_adds_up(&report.stats);
+}
+
 #[tokio::test]
 async fn a_deadline_beyond_the_clock_is_refused_and_stops_nothing() {
     let mut pipeline = counting(10, 1, 5).consumers(1, nothing).run().unwrap();
@@ -497,7 +549,10 @@ async fn a_sender_that_is_kept_does_not_keep_the_channel_open() {
     assert!(pipeline.join().await.unwrap().is_clean());
     let sender = kept.lock().unwrap().take().unwrap();
     assert_eq!(sender.send(9).await.unwrap_err().item, 9);
-    assert_eq!(sender.try_send(9).unwrap_err().item, 9);
+    let refused = sender.try_send(9).unwrap_err();
+    assert_eq!(refused, TrySendError::Closed(9));
+    assert_eq!(refused.to_string(), "the pipeline takes no more items");
+    assert_eq!(refused.into_item(), 9);
 }
 
 #[tokio::test]
@@ -524,6 +579,45 @@ async fn a_token_cancels_the_pipeline() {
     let report = late.join().await.unwrap();
     assert_eq!(report.end, PipelineEnd::Cancelled);
     assert_eq!(report.stats.produced, 0);
+}
+
+/// Mutant: E155 (the destructor of one item that is left keeps the others from being dropped).
+#[tokio::test]
+async fn items_that_nobody_takes_may_panic_when_dropped() {
+    struct Item(Arc<AtomicUsize>);
+    impl Drop for Item {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            panic!("the item went off");
+        }
+    }
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let count = dropped.clone();
+    let mut pipeline = Pipeline::<Item, &str>::builder()
+        .capacity(3)
+        .producers(1, move |sender| {
+            let count = count.clone();
+            async move {
+                for _ in 0..4 {
+                    assert!(sender.send(Item(count.clone())).await.is_ok());
+                }
+                pending().await
+            }
+        })
+        .consumers(1, |item| async {
+            let _in_hand = item;
+            pending().await
+        })
+        .run()
+        .unwrap();
+    while pipeline.stats().produced < 4 {
+        yield_now().await;
+    }
+    pipeline.cancel();
+    assert_eq!(dropped.load(Ordering::SeqCst), 4);
+    let report = pipeline.join().await.unwrap();
+    let told = (report.end, report.stats.dropped);
+    assert_eq!(told, (PipelineEnd::Cancelled, 4));
 }
 
 #[tokio::test]
@@ -578,6 +672,7 @@ fn a_join_outlives_the_runtime_of_the_tasks() {
     assert_eq!(report.stats.produced, report.stats.dropped);
 }
 
+/// Mutant: E154 (a drain that is refused has stopped the pipeline).
 #[tokio::test]
 async fn a_producer_cannot_wait_for_its_own_pipeline() {
     let slot = Arc::new(Mutex::new(None::<Pipeline<u32, PipelineError>>));
@@ -592,6 +687,7 @@ async fn a_producer_cannot_wait_for_its_own_pipeline() {
                 let mut pipeline = inside.lock().unwrap().take().unwrap();
                 let joined = pipeline.join().await.map(drop);
                 let drained = pipeline.drain(SECOND).await.map(drop);
+                assert!(!pipeline.stats().closed, "a refused drain stops nothing");
                 inside.lock().unwrap().replace(pipeline);
                 assert_eq!(joined, Err(PipelineError::FromWithin));
                 drained

@@ -281,6 +281,24 @@ async fn a_destructor_that_panics_makes_the_task_a_panicked_one() {
     assert_eq!((stats.accepted, stats.panicked, stats.running), (3, 3, 0));
 }
 
+/// Mutant: E150 (the panic of what the work held hides the work's own).
+#[tokio::test]
+async fn of_two_panics_the_tasks_own_is_told() {
+    let pool = pool(1);
+    let panics_twice = || {
+        let held = Grenade;
+        poll_fn(move |_| -> Poll<()> {
+            let _held = &held;
+            panic!("its own");
+        })
+    };
+    let spawned = pool.spawn(panics_twice()).await.unwrap().await;
+    assert_eq!(message(spawned), "its own");
+    let executed = pool.execute(panics_twice()).await.unwrap();
+    assert_eq!(message(executed), "its own");
+    assert_eq!((pool.stats().panicked, pool.stats().occupied), (2, 0));
+}
+
 #[test]
 fn a_destructor_may_panic_while_its_caller_unwinds() {
     let pool = pool(1);

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use lockkit_core::sync::Mutex;
 
-use crate::outcome::{Outcome, contain};
+use crate::outcome::{Outcome, poll_contained};
 
 /// A child's future, out of the cell's view.
 pub(crate) type Work<R> = Pin<Box<dyn Future<Output = R> + Send>>;
@@ -71,23 +71,19 @@ impl<R> Child<R> {
         let Some((mut work, waker)) = taken else {
             return Step::Gone;
         };
-        let outcome = match contain(|| work.as_mut().poll(cx)) {
-            Ok(Poll::Pending) => {
-                // Nobody else has this waker now, so cloning and dropping need no thought of the lock.
-                let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
-                let waker = waker.unwrap_or_else(|| cx.waker().clone());
-                let mut state = self.state.lock();
-                if !state.killed {
-                    state.here = Some((work, Some(waker)));
-                    return Step::Pending { asked: state.asked };
-                }
-                drop(state);
-                Outcome::Cancelled
-            }
-            Ok(Poll::Ready(value)) => Outcome::Done(value),
-            Err(report) => Outcome::Panicked(report),
-        };
-        Step::Ended(after_dropping(work, outcome))
+        if let Poll::Ready(outcome) = poll_contained(work.as_mut(), cx) {
+            return Step::Ended(outcome.after(|| drop(work)));
+        }
+        // Nobody else has this waker now, so cloning and dropping need no thought of the lock.
+        let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
+        let waker = waker.unwrap_or_else(|| cx.waker().clone());
+        let mut state = self.state.lock();
+        if !state.killed {
+            state.here = Some((work, Some(waker)));
+            return Step::Pending { asked: state.asked };
+        }
+        drop(state);
+        Step::Ended(Outcome::Cancelled.after(|| drop(work)))
     }
 
     /// Lets the task of this child know that it is to end by itself.
@@ -115,19 +111,6 @@ impl<R> Child<R> {
 impl<R> Killed<R> {
     /// Drops the future. The waker is for afterwards: its task has nothing left to do but to end.
     pub(crate) fn drop_work(self) -> (Outcome<R>, Option<Waker>) {
-        (after_dropping(self.work, Outcome::Cancelled), self.waker)
-    }
-}
-
-/// A destructor that panics makes the child a panicked one.
-fn after_dropping<R>(work: Work<R>, outcome: Outcome<R>) -> Outcome<R> {
-    match (contain(|| drop(work)), outcome) {
-        (Ok(()), outcome) => outcome,
-        // Its own panic came first.
-        (Err(_), Outcome::Panicked(report)) => Outcome::Panicked(report),
-        (Err(report), outcome) => {
-            let _ = contain(|| drop(outcome));
-            Outcome::Panicked(report)
-        }
+        (Outcome::Cancelled.after(|| drop(self.work)), self.waker)
     }
 }

@@ -71,6 +71,38 @@ impl<T> fmt::Debug for SendError<T> {
     }
 }
 
+/// Why a send that does not wait was refused; with the item as it was given.
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TrySendError<T> {
+    /// There is no room now.
+    #[error("the channel is full")]
+    Full(T),
+    /// The pipeline is stopped or ended: there will be no room any more.
+    #[error("the pipeline takes no more items")]
+    Closed(T),
+}
+
+impl<T> TrySendError<T> {
+    /// The item.
+    pub fn into_item(self) -> T {
+        match self {
+            Self::Full(item) | Self::Closed(item) => item,
+        }
+    }
+}
+
+// By hand, as above: an item need not be `Debug`.
+impl<T> fmt::Debug for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Full(_) => "Full",
+            Self::Closed(_) => "Closed",
+        };
+        f.debug_tuple(name).finish_non_exhaustive()
+    }
+}
+
 /// What went wrong in one producer, or with one item.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

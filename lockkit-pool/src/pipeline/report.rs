@@ -6,8 +6,9 @@ use super::stats::PipelineStats;
 /// What became of a pipeline, from [`Pipeline::join`](crate::Pipeline::join) or
 /// [`drain`](crate::Pipeline::drain).
 ///
-/// By the time it is made no producer and no consumer is left, so that
-/// `produced = consumed + failed + dropped`: every item ended in exactly one of the three columns.
+/// By the time it is made no producer and no consumer is left, unless it says that some are
+/// [stuck](Self::stuck), so that `produced = consumed + failed + dropped`: every item ended in exactly one of the
+/// three columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PipelineReport<E> {
@@ -16,10 +17,13 @@ pub struct PipelineReport<E> {
     /// The counts at the end.
     pub stats: PipelineStats,
     /// What went wrong, in the order in which it did; the first
-    /// [`Pipeline::KEPT_FAULTS`](crate::Pipeline::KEPT_FAULTS) of it. Told once, by the first report.
+    /// [`Pipeline::KEPT_FAULTS`](crate::Pipeline::KEPT_FAULTS) of it. Told once, by the first report after it.
     pub faults: Vec<Fault<E>>,
     /// How much more went wrong than `faults` tells.
     pub more_faults: u64,
+    /// Producers and consumers that a drain cancelled and that still run: they block their thread. What they work
+    /// on is [in hand](PipelineStats::in_hand); a report of their end is a later [join](crate::Pipeline::join)'s.
+    pub stuck: usize,
 }
 
 /// How a pipeline ended.
