@@ -138,7 +138,7 @@ impl<DB: Backend> FencedRows<DB> {
         let of_key = parts.of_key();
         let fence = parts.keys.len() + 1;
         let read = DB::read(&parts.version, parts.kind);
-        let columns = parts.columns.join(", ");
+        let found = parts.of_row(&read);
         let set = parts.set::<DB>(fence + 1);
         // The version comes last there.
         let version = fence + 1 + parts.columns.len();
@@ -146,7 +146,7 @@ impl<DB: Backend> FencedRows<DB> {
         Ok(Self {
             claim: Text::new(format!(
                 "UPDATE {name} SET {mark} = ${fence} \
-                 WHERE {of_key} AND coalesce({mark}, 0) <= ${fence} RETURNING {columns}, {read}"
+                 WHERE {of_key} AND coalesce({mark}, 0) <= ${fence} RETURNING {found}"
             )),
             write: Text::new(format!(
                 "UPDATE {name} SET {set} WHERE {of_key} AND {mark} = ${fence} RETURNING {read}"

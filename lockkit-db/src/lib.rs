@@ -7,6 +7,7 @@
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
 //! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |
+//! | that for the fields of a struct | `#[derive(Versioned)]` | `derive`, and `postgres` or `sqlite` |
 //! | that a holder of a lock who has slept through its end writes nothing any more | `fenced` | `postgres` or `sqlite` |
 //! | a transaction that retries itself and survives cancellation | `retry_tx!`, `transaction` | `postgres` or `sqlite` |
 //! | to lock rows inside a transaction before changing them | `pessimistic::RowLock` | `postgres` or `sqlite` |
@@ -47,6 +48,7 @@
 //! - `queue`: the job queue, on tokio, with the store in memory.
 //! - `postgres`: PostgreSQL (13 or newer) through [`sqlx`].
 //! - `sqlite`: SQLite through [`sqlx`], built in (3.51.3 or newer is asserted when a file is opened).
+//! - `derive`: `#[derive(Versioned)]`, with one of the two above.
 //!
 //! # Not promised
 //!
@@ -73,9 +75,19 @@ pub mod pessimistic;
 pub mod queue;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod transaction;
+#[cfg(all(feature = "derive", any(feature = "postgres", feature = "sqlite")))]
+mod versioned;
 
 pub use error::{Blocker, Cause, Error, Receipt, chain_of_causes};
+#[cfg(all(feature = "derive", any(feature = "postgres", feature = "sqlite")))]
+pub use lockkit_db_macros::Versioned;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use optimistic::optimistic;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sqlx;
+#[cfg(all(feature = "derive", any(feature = "postgres", feature = "sqlite")))]
+#[doc(inline)]
+pub use versioned::Versioned;
+#[cfg(all(feature = "derive", any(feature = "postgres", feature = "sqlite")))]
+#[doc(hidden)]
+pub use versioned::made;

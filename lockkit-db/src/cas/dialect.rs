@@ -81,6 +81,14 @@ pub trait Rows: Database {
     /// A number from a row.
     fn number(row: &Self::Row, at: usize) -> Result<Option<i64>, sqlx::Error>;
 
+    /// The place for the description of a table of this database.
+    #[cfg(feature = "derive")]
+    fn described(
+        tables: &crate::versioned::made::Tables,
+    ) -> &std::sync::OnceLock<super::Table<Self>>
+    where
+        Self: crate::backend::Backend;
+
     /// What an error of a statement by itself means. Never looks at a message's text.
     fn fault(error: &sqlx::Error) -> Fault;
 }
@@ -163,6 +171,13 @@ impl Rows for Postgres {
 
     fn number(row: &Self::Row, at: usize) -> Result<Option<i64>, sqlx::Error> {
         row.try_get(at)
+    }
+
+    #[cfg(feature = "derive")]
+    fn described(
+        tables: &crate::versioned::made::Tables,
+    ) -> &std::sync::OnceLock<super::Table<Self>> {
+        &tables.postgres
     }
 
     fn fault(error: &sqlx::Error) -> Fault {
@@ -248,6 +263,13 @@ impl Rows for Sqlite {
 
     fn number(row: &Self::Row, at: usize) -> Result<Option<i64>, sqlx::Error> {
         row.try_get(at)
+    }
+
+    #[cfg(feature = "derive")]
+    fn described(
+        tables: &crate::versioned::made::Tables,
+    ) -> &std::sync::OnceLock<super::Table<Self>> {
+        &tables.sqlite
     }
 
     fn fault(error: &sqlx::Error) -> Fault {

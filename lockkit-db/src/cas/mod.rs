@@ -7,6 +7,7 @@
 //! | the change made, whoever else is at the row | [`optimistic`](crate::optimistic()) |
 //! | the row as it is, and its version | [`Table::load`] |
 //! | a new row | [`Table::insert`] |
+//! | all of this by the fields of a struct | `#[derive(Versioned)]`, in the feature `derive` |
 //!
 //! A table is described once, by the names of its key, its value columns and its version; the statements are
 //! written then. The predicate is in the statement that changes the row, and the server makes the new
@@ -37,7 +38,7 @@ mod values;
 use std::fmt;
 
 pub use batch::BatchOutcome;
-pub use table::{Table, TableBuilder};
+pub use table::{Statements, Table, TableBuilder};
 pub use values::{Bind, BindMany, Record, Values};
 
 /// The version of a row, as it was read. What it counts depends on the table; it only ever grows.
@@ -98,6 +99,18 @@ impl Version {
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
+    }
+}
+
+impl From<i64> for Version {
+    fn from(number: i64) -> Self {
+        Self::new(number)
+    }
+}
+
+impl From<Version> for i64 {
+    fn from(version: Version) -> Self {
+        version.get()
     }
 }
 

@@ -97,6 +97,20 @@ struct Texts {
     versions: Text,
 }
 
+/// See [`Table::statements`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statements<'t> {
+    /// That of [`Table::load`].
+    pub load: &'t str,
+    /// That of [`Table::insert`].
+    pub insert: &'t str,
+    /// That of [`Table::cas`].
+    pub update: &'t str,
+    /// That of [`Table::delete`].
+    pub delete: &'t str,
+}
+
 /// What became of a guarded change.
 enum Told {
     Done(Version),
@@ -229,10 +243,7 @@ impl Parts {
         let read = DB::read(version, *kind);
         let look = format!("SELECT 0, {read} FROM {table} WHERE {of_key}");
 
-        let load = format!(
-            "SELECT {}, {read} FROM {table} WHERE {of_key}",
-            columns.join(", ")
-        );
+        let load = format!("SELECT {} FROM {table} WHERE {of_key}", self.of_row(&read));
         let update = format!(
             "UPDATE {table} SET {} WHERE {unchanged}",
             self.set::<DB>(first_free + 1),
@@ -268,6 +279,12 @@ impl Parts {
             .map(|(key, number)| format!("{key} = ${number}"))
             .collect();
         keys.join(" AND ")
+    }
+
+    /// What is read of a row: the value columns, the version, and the key.
+    pub(crate) fn of_row(&self, version: &str) -> String {
+        let (columns, keys) = (self.columns.join(", "), self.keys.join(", "));
+        format!("{columns}, {version}, {keys}")
     }
 
     /// The columns set from the arguments from `first` on, and the version raised.
@@ -417,6 +434,21 @@ impl<DB: Backend> Table<DB> {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// The statements over one row, as they are sent: to be read, or to be explained by the database. The
+    /// arguments are the key's columns; then the expected version, where there is one; then the values.
+    ///
+    /// On PostgreSQL a comment with the types of the arguments follows.
+    #[must_use]
+    pub fn statements(&self) -> Statements<'_> {
+        let texts = &self.inner.texts;
+        Statements {
+            load: texts.load.plain.as_str(),
+            insert: texts.insert.plain.as_str(),
+            update: texts.update.plain.as_str(),
+            delete: texts.delete.plain.as_str(),
+        }
     }
 
     /// What [`optimistic`](crate::optimistic()) has met in this table, through this description and its
@@ -683,7 +715,7 @@ impl<DB: Backend> Table<DB> {
         self.row(row).map(Some)
     }
 
-    /// A row of the value columns and the version.
+    /// A row as [`Parts::of_row`] has it.
     pub(crate) fn row<R: Record<DB>>(&self, row: &DB::Row) -> Result<Loaded<R>, Error> {
         let version = self.version(row, self.inner.parts.columns.len())?;
         let value = R::read(row).map_err(|error| {

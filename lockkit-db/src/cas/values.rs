@@ -2,6 +2,7 @@
 
 use sqlx::{Arguments as _, ColumnIndex, Decode, Encode, Row as _, Type, TypeInfo as _};
 
+use super::Version;
 use crate::Error;
 use crate::backend::Backend;
 
@@ -55,12 +56,18 @@ pub trait Bind<DB: Backend> {
 /// # }
 /// ```
 pub trait Record<DB: Backend>: Bind<DB> + Sized {
-    /// Reads the columns, which stand at the front of the row in the order of their description.
+    /// Reads the columns, which stand at the front of the row in the order of their description. After them
+    /// stand the version, as a 64-bit number, and the columns of the key.
     ///
     /// # Errors
     ///
     /// sqlx's, for a column of another type.
     fn read(row: &DB::Row) -> Result<Self, sqlx::Error>;
+
+    /// Told the version that it was written under, by what has written it: for a record that keeps its version.
+    fn written(&mut self, version: Version) {
+        let _ = version;
+    }
 }
 
 /// What can be bound for many rows at once: everything that can be bound for one, and on PostgreSQL has a type for

@@ -240,9 +240,10 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
             let event = match told {
                 Ok(Told::Written(version)) => {
                     let _: Step = machine.on(Event::Done, now());
-                    let Some(Made { mine, .. }) = made else {
+                    let Some(Made { mut mine, .. }) = made else {
                         unreachable!("what was written was made");
                     };
+                    mine.written(version);
                     return Ok(applied(mine, version, true, &machine));
                 }
                 Ok(Told::Kept(Loaded { value, version })) => {
