@@ -44,9 +44,11 @@ struct State {
 
 #[derive(Debug)]
 struct Random {
-    /// The state of a linear congruential generator: two numbers a commit are all that is asked of it.
+    /// The state of a linear congruential generator: two numbers a cut are all that is asked of it.
     seed: u64,
     percent: u64,
+    /// Not only the COMMITs: every statement with arguments, which ends in a sync.
+    statements: bool,
 }
 
 impl Proxy {
@@ -117,7 +119,26 @@ impl Proxy {
     /// Cuts so many commits in a hundred, one half before and one half after. The same seed makes the same
     /// choices, in the order in which the commits come.
     pub fn cut_at_random(&self, seed: u64, percent: u64) {
-        self.state.lock().random = Some(Random { seed, percent });
+        self.cut(seed, percent, false);
+    }
+
+    /// As [`cut_at_random`](Self::cut_at_random), and cuts every other statement as well: each of those
+    /// that are sent outside of a transaction is a commit.
+    pub fn cut_anything_at_random(&self, seed: u64, percent: u64) {
+        self.cut(seed, percent, true);
+    }
+
+    fn cut(&self, seed: u64, percent: u64, statements: bool) {
+        self.state.lock().random = Some(Random {
+            seed,
+            percent,
+            statements,
+        });
+    }
+
+    /// Cuts no more of them.
+    pub fn stop_cutting(&self) {
+        self.state.lock().random = None;
     }
 
     /// How many were cut.
@@ -202,6 +223,16 @@ fn awaits_ready(message: &[u8]) -> bool {
 
 /// Takes note of a client's message, and says whether to cut here.
 fn look(message: &[u8], state: &Mutex<State>) -> Option<Cut> {
+    if message.first() == Some(&b'S') {
+        let mut state = state.lock();
+        let cuts = state
+            .random
+            .as_ref()
+            .is_some_and(|random| random.statements);
+        let cut = if cuts { state.random_cut() } else { None };
+        state.cuts += u64::from(cut.is_some());
+        return cut;
+    }
     if message.first() != Some(&b'Q') {
         return None;
     }
@@ -221,6 +252,10 @@ impl State {
         if let Some(told) = self.next_cuts.pop() {
             return Some(told);
         }
+        self.random_cut()
+    }
+
+    fn random_cut(&mut self) -> Option<Cut> {
         let random = self.random.as_mut()?;
         if random.below(100) >= random.percent {
             return None;
