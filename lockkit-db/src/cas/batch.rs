@@ -243,10 +243,22 @@ impl<DB: Backend> Batch<DB> {
             }
         }
         if in_doubt {
-            let rows = table.fetch(connection, versions, keys, Writes::No).await?;
+            let changed = |outcome: &_| matches!(outcome, Some(Outcome::Updated { .. }));
+            // By itself the first statement is committed, whatever comes of this one.
+            let committed = outcomes.iter().any(changed)
+                && DB::TransactionManager::get_transaction_depth(connection) == 0;
+            let rows = table
+                .fetch(connection, versions, keys, Writes::No)
+                .await
+                .map_err(|error| match error {
+                    error if committed => Error::Unknown {
+                        source: error.into(),
+                    },
+                    error => error,
+                })?;
             for row in &rows {
                 let (at, outcome) = told(table, row)?;
-                if !matches!(outcomes[at], Some(Outcome::Updated { .. })) {
+                if !changed(&outcomes[at]) {
                     outcomes[at] = Some(outcome);
                 }
             }

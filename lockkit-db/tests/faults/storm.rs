@@ -26,7 +26,7 @@ use crate::{TABLES, record, signed_counters, times, told};
 const TASKS: u32 = 8;
 
 /// Of each strategy.
-const OPERATIONS: u64 = 1200;
+const OPERATIONS: u64 = 800;
 
 /// Of a hundred COMMITs, or of a hundred messages that may be cut, so many are.
 const CUT_COMMITS: u64 = 30;
@@ -99,7 +99,7 @@ impl Storm {
     async fn around<T>(&self, work: impl Future<Output = T>) -> (T, u64) {
         let over = AtomicBool::new(false);
         let killer = async {
-            let mut killer = self.scene.database.connect().await;
+            let mut session = self.scene.database.connect().await;
             let mut kills = 0;
             // Not dropped half-way, or its last victim would be somebody who comes after the storm.
             while !over.load(Ordering::SeqCst) {
@@ -113,7 +113,7 @@ impl Storm {
                      WHERE datname = current_database() AND pid <> pg_backend_pid() \
                      ORDER BY state = 'idle', random() LIMIT 1",
                 )
-                .fetch_all(&mut killer)
+                .fetch_all(&mut session)
                 .await
                 .unwrap();
                 kills += killed.len() as u64;

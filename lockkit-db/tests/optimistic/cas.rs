@@ -361,7 +361,7 @@ on_both! {
 // === one engine only ===
 
 /// Returns when a session of the database waits for a lock.
-async fn somebody_waits(scene: &scene::Postgres) {
+pub(crate) async fn somebody_waits(scene: &scene::Postgres) {
     let mut look = scene.database.connect().await;
     let waits = async {
         loop {

@@ -8,6 +8,7 @@ use lockkit_db::transaction::{Tx, TxOptions};
 use lockkit_db::{Error, optimistic, sqlx};
 use lockkit_test::postgres::{Cut, Proxy};
 
+use crate::cas::somebody_waits;
 use crate::scene;
 use crate::table::{sql, stars, with_tables};
 
@@ -168,4 +169,30 @@ async fn trips_are_counted() {
     let batch = stars.batch_cas_in(&mut tx, &rows(2)).await.unwrap();
     assert_eq!(batch.updated(), 1);
     assert_eq!(proxy.take_trips().0, 1, "a batch");
+}
+
+// Mutant: A7b
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_which_a_part_is_done_is_never_told_to_have_failed() {
+    let scene = scene::Postgres::new(2).await;
+    with_tables!(scene);
+    sql!(scene, "INSERT INTO note (id) VALUES (7), (8)");
+    let proxy = Proxy::start(&scene.database);
+    let stars = stars();
+    let mut first = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
+    let done = stars.cas(&mut *first, 7, Version::new(1), 1).await.unwrap();
+    assert!(matches!(done, Outcome::Updated { .. }));
+    let batch = tokio::spawn({
+        let (pool, stars) = (proxy.pool(1), stars.clone());
+        let rows = [7, 8].map(|id| (id, Version::new(1), 2_i64));
+        async move { stars.batch_cas(&pool, &rows).await }
+    });
+    somebody_waits(&scene).await;
+    // The batch is on its way, so what is cut is the question that follows it: what 7 is by now.
+    proxy.cut_anything_at_random(1, 100);
+    first.commit().await.unwrap();
+    let error = batch.await.unwrap().unwrap_err();
+    assert!(error.is_unknown(), "{error:?}");
+    let other: Loaded<i64> = stars.load(&scene.pool, 8).await.unwrap().unwrap();
+    assert_eq!((other.value, other.version), (2, Version::new(2)));
 }
