@@ -28,6 +28,7 @@ use sqlx::{Acquire, AssertSqlSafe, Pool, SqlSafeStr as _, SqlStr};
 
 use crate::Error;
 use crate::backend::{Backend, Class, classify_sqlx, plain_name};
+use crate::cas::dialect::Fault;
 use crate::cas::table::{Text, Writes};
 use crate::cas::{Bind, Loaded, Record, Table, Values, Version};
 use crate::transaction::Tx;
@@ -143,13 +144,15 @@ impl<DB: Backend> FencedRows<DB> {
         // The version comes last there.
         let version = fence + 1 + parts.columns.len();
         let expected = DB::given(&format!("${version}"), parts.kind);
+        // Neither NULL nor the last one, which SQLite would turn into a fraction.
+        let raised = format!("{read} < {}", i64::MAX);
         Ok(Self {
             claim: Text::new(format!(
                 "UPDATE {name} SET {mark} = ${fence} \
                  WHERE {of_key} AND coalesce({mark}, 0) <= ${fence} RETURNING {found}"
             )),
             write: Text::new(format!(
-                "UPDATE {name} SET {set} WHERE {of_key} AND {mark} = ${fence} RETURNING {read}"
+                "UPDATE {name} SET {set} WHERE {of_key} AND {mark} = ${fence} AND {raised} RETURNING {read}"
             )),
             write_cas: Text::new(format!(
                 "UPDATE {name} SET {set}, {mark} = ${fence} WHERE {of_key} \
@@ -311,17 +314,26 @@ impl<DB: Backend> FencedRows<DB> {
             Ok(mark) => mark.and_then(|mark| Fence::try_from(mark).ok()),
             Err(error) => return table.misfit("a row's mark is not a number", Some(error)),
         };
-        match (mark, expected) {
-            (Some(mark), _) if mark > fence => Error::Stale {
+        if let Some(mark) = mark.filter(|mark| *mark > fence) {
+            return Error::Stale {
                 resource: name(),
                 fence,
                 mark,
-            },
-            (_, Some(expected)) => Error::Conflict {
+            };
+        }
+        let version = match table.version(row, 1) {
+            Ok(version) => version,
+            Err(error) => return error,
+        };
+        match expected {
+            Some(expected) => Error::Conflict {
                 table: name(),
                 expected: expected.get(),
             },
-            _ => Error::Unclaimed {
+            None if mark == Some(fence) && version.get() == i64::MAX => {
+                table.misfit("a row's version is the last one there is", None)
+            }
+            None => Error::Unclaimed {
                 resource: name(),
                 fence,
             },
@@ -377,7 +389,7 @@ impl<DB: Backend> Fences<DB> {
     /// # Errors
     ///
     /// [`Error::Stale`] when a higher fence has claimed it. [`Error::Invalid`] for a name that is empty, over
-    /// 512 bytes, or has a NUL in it. The database's.
+    /// 512 bytes, or has a NUL in it. [`Error::Table`] before [`migrate`](Self::migrate). The database's.
     ///
     /// # Cancel safety
     ///
@@ -391,9 +403,7 @@ impl<DB: Backend> Fences<DB> {
         let mut arguments = named::<DB>(resource)?;
         arguments.push_number(fence.as_i64())?;
         let arguments = arguments.into_inner();
-        let rows = DB::answer(tx, self.claim.clone(), arguments)
-            .await
-            .map_err(|error| tx.explain(error))?;
+        let rows = ask(tx, self.claim.clone(), arguments).await?;
         if !rows.is_empty() {
             return Ok(());
         }
@@ -437,9 +447,7 @@ impl<DB: Backend> Fences<DB> {
         resource: &str,
     ) -> Result<Option<Fence>, Error> {
         let arguments = named::<DB>(resource)?.into_inner();
-        let rows = DB::answer(tx, text.clone(), arguments)
-            .await
-            .map_err(|error| tx.explain(error))?;
+        let rows = ask(tx, text.clone(), arguments).await?;
         let Some(row) = rows.first() else {
             return Ok(None);
         };
@@ -452,6 +460,23 @@ impl<DB: Backend> Default for Fences<DB> {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Runs a statement over the table of marks.
+async fn ask<DB: Backend>(
+    tx: &mut Tx<'_, DB>,
+    text: SqlStr,
+    arguments: DB::Arguments,
+) -> Result<Vec<DB::Row>, Error> {
+    let answer = DB::answer(tx, text, arguments).await;
+    answer.map_err(|error| match DB::fault(&error) {
+        Fault::Description(problem) => Error::Table {
+            table: "lockkit_fence".to_owned(),
+            problem,
+            source: Some(error.into()),
+        },
+        _ => tx.explain(error),
+    })
 }
 
 /// No names and no values are in it.

@@ -120,8 +120,8 @@ impl Advisory {
         };
         let before = tx.bound_waits(bound.as_deref()).await?;
         let granted = DB::advise(tx.connection(), self, true).await;
-        granted.map_err(|error| tx.explain_ours(error))?;
-        tx.bound_waits(before.as_deref()).await?;
+        let granted = granted.map_err(|error| tx.explain_ours(error));
+        tx.bound_again(before.as_deref(), granted).await?;
         Ok(())
     }
 

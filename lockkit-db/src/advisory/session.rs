@@ -186,9 +186,11 @@ impl AdvisorySessions {
             let mut connection = PgConnection::connect_with(&options).await?;
             let left = deadline.saturating_duration_since(Instant::now());
             let left = left.max(Duration::from_millis(1));
-            // Both for the session. The second one is not everywhere, hence the question.
+            // All for the session: the wait is the lock's own, whatever the user has for a statement. The last one
+            // is not everywhere, hence the question.
             let pid: i32 = sqlx::query_scalar(
                 "SELECT pg_backend_pid() WHERE set_config('lock_timeout', $1, false) IS NOT NULL \
+                 AND set_config('statement_timeout', '0', false) IS NOT NULL \
                  AND (SELECT count(set_config(name, '200ms', false)) FROM pg_settings \
                       WHERE name = 'client_connection_check_interval' AND version() LIKE '%linux%') >= 0",
             )

@@ -69,7 +69,8 @@ pub trait Dialect: sqlx::Database {
         before: Self::Before,
     ) -> impl Future<Output = bool> + Send;
 
-    /// The name by which the transaction's outcome can be asked for later, if it has written.
+    /// The name by which the transaction's outcome can be asked for later. `None` where it cannot be asked for; on
+    /// PostgreSQL only where nothing can be written.
     fn receipt(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<Option<u64>, sqlx::Error>> + Send;

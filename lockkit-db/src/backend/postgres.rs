@@ -132,10 +132,11 @@ impl Dialect for Postgres {
     }
 
     async fn receipt(connection: &mut PgConnection) -> Result<Option<u64>, sqlx::Error> {
-        let name: Option<String> =
-            sqlx::query_scalar("SELECT pg_current_xact_id_if_assigned()::text")
-                .fetch_one(connection)
-                .await?;
+        let name: Option<String> = sqlx::query_scalar(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_xact_id()::text END",
+        )
+        .fetch_one(connection)
+        .await?;
         name.map(|name| {
             name.parse()
                 .map_err(|_| sqlx::Error::Protocol("a transaction id is a number".to_owned()))
@@ -173,6 +174,13 @@ pub(crate) fn class(error: &PgDatabaseError) -> Class {
         "23505" | "23P01" => Class::Duplicate,
         "40003" | "57P01" | "57P02" | "57P03" | "57P05" => Class::ConnectionLost,
         code if code.starts_with("08") => Class::ConnectionLost,
+        // Not let in, or with settings that are none: the next one will not be either.
+        code if ["22", "28", "3D", "42"]
+            .iter()
+            .any(|kind| code.starts_with(kind)) =>
+        {
+            Class::Other
+        }
         _ if is_fatal(error) => Class::ConnectionLost,
         _ => Class::Other,
     }

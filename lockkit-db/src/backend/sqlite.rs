@@ -7,7 +7,7 @@ use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteError};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 
-use super::{Backend, Class, Dialect, NotCommitted, Outcome, Refused, milliseconds};
+use super::{Backend, Class, Dialect, NotCommitted, Outcome, Refused, milliseconds, plain_name};
 use crate::Error;
 use crate::transaction::{LockWait, TxOptions};
 
@@ -36,6 +36,12 @@ impl Dialect for Sqlite {
 
     fn classify(error: &sqlx::Error) -> Class {
         super::classify_sqlx(error)
+    }
+
+    /// In brackets: in double quotes, a column that is not there would be a text.
+    fn quote(field: &'static str, name: &str) -> Result<String, Error> {
+        plain_name(field, name)?;
+        Ok(format!("[{name}]"))
     }
 
     /// A writer takes the write lock at once. Begun deferred, it would read first, and fail at its first

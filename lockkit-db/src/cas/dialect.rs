@@ -274,7 +274,9 @@ impl Rows for Sqlite {
 
     fn fault(error: &sqlx::Error) -> Fault {
         match crate::backend::sqlite::primary_code(error) {
-            Some(1) => Fault::Description("it, or a column of the description, is not there"),
+            Some(1) => Fault::Description(
+                "it, a column of the description, or a unique constraint on the key is not there",
+            ),
             Some(20) => Fault::Description("a column is of another type than its value"),
             // The disk may have it or not.
             Some(10) => Fault::Lost,

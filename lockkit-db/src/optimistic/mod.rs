@@ -17,7 +17,7 @@ use self::machine::{End, Event, Machine, Step};
 use crate::Error;
 use crate::backend::{Backend, Class, classify};
 use crate::cas::{Bind, Loaded, Outcome, Record, Table, Version};
-use crate::transaction::{Tx, TxOptions};
+use crate::transaction::{Isolation, Tx, TxOptions};
 
 /// Changes the row of that key, whoever else is at it: `optimistic(&pool, &table, key).apply(closure).run()`.
 ///
@@ -150,7 +150,8 @@ impl<'p, DB: Backend, K: Bind<DB>> Optimistic<'p, DB, K> {
     }
 
     /// As [`apply`](Self::apply), with a way out: `Ok(None)` leaves the row as it is, and an error ends the
-    /// update with that error; [`Error::stop`] makes one of yours.
+    /// update with that error, whatever it is; [`Error::stop`] makes one of yours. Only [`Error::again`] asks for
+    /// another try.
     pub fn try_apply<R>(
         self,
         apply: impl Fn(&R) -> Result<Option<R>, Error> + Send + Sync + 'p,
@@ -214,8 +215,13 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
             let told = match step {
                 Step::Try { locked: false } => {
                     let told = self.try_free(&mut made).await;
-                    if let Ok(Told::Written(_) | Told::Conflict) = told {
-                        let conflict = matches!(told, Ok(Told::Conflict));
+                    let conflict = match &told {
+                        Ok(Told::Written(_)) => Some(false),
+                        Ok(Told::Conflict) => Some(true),
+                        Err(error) if event_of(error) == Event::Conflict => Some(true),
+                        _ => None,
+                    };
+                    if let Some(conflict) = conflict {
                         table.adaptive().lock().answered(conflict);
                     }
                     told
@@ -248,6 +254,14 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
                 }
                 Ok(Told::Kept(Loaded { value, version })) => {
                     return Ok(applied(value, version, false, &machine));
+                }
+                Ok(Told::CalledOff(error)) => {
+                    if !matches!(error, Error::Again { .. }) {
+                        return Err(error);
+                    }
+                    failed = Some(error);
+                    step = machine.on(Event::Failed { mendable: true }, now());
+                    continue;
                 }
                 Ok(Told::Conflict) => Event::Conflict,
                 Ok(Told::Missing) => Event::Missing,
@@ -282,7 +296,9 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
 
     /// Whoever is at the row as well waits, so what was read is what is written over.
     async fn try_locked(&self, made: &mut Option<Made<R>>) -> Result<Told<R>, Error> {
-        let mut tx = Tx::begin(self.at.pool, &TxOptions::new()).await?;
+        // Whatever is the default there: above it, who has waited for a row is refused for having waited.
+        let options = TxOptions::new().isolation(Isolation::ReadCommitted);
+        let mut tx = Tx::begin(self.at.pool, &options).await?;
         let told = self.in_transaction(&mut tx, made).await;
         match told {
             Ok(Told::Written(_)) => tx.commit().await?,
@@ -310,8 +326,10 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
         let Some(row) = row else {
             return Ok(Told::Missing);
         };
-        if let Some(kept) = self.make(row, made)? {
-            return Ok(Told::Kept(kept));
+        match self.make(row, made) {
+            Ok(None) => {}
+            Ok(Some(kept)) => return Ok(Told::Kept(kept)),
+            Err(error) => return Ok(Told::CalledOff(error)),
         }
         self.write(connection, made.as_ref()).await
     }
@@ -339,7 +357,7 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
         Ok(outcome.into())
     }
 
-    /// What is to become of the row. `Some`: it stays as it is.
+    /// What is to become of the row. `Some`: it stays as it is. An error is the closure's.
     fn make(&self, row: Loaded<R>, made: &mut Option<Made<R>>) -> Result<Option<Loaded<R>>, Error> {
         let Loaded { value, version } = row;
         let merged = match (&self.merge, &*made) {
@@ -387,6 +405,8 @@ enum Told<R> {
     Written(Version),
     /// The closure wants no change.
     Kept(Loaded<R>),
+    /// The closure has returned an error.
+    CalledOff(Error),
     Conflict,
     Missing,
 }
@@ -411,16 +431,17 @@ fn applied<R>(value: R, version: Version, changed: bool, machine: &Machine) -> A
     }
 }
 
+/// What an error of a statement or of COMMIT means.
 fn event_of(error: &Error) -> Event {
     let mendable = match error {
         Error::Unknown { .. } | Error::UnknownCommit { .. } => return Event::Lost,
-        Error::Again { .. } => true,
         // A verdict, whatever is at the bottom of it.
-        Error::Stopped { .. } | Error::Table { .. } => false,
-        error => {
-            let class = classify(error);
-            class.is_retryable() || class == Class::LockNotAvailable
-        }
+        Error::Table { .. } => false,
+        error => match classify(error) {
+            // How it is told where transactions are repeatable by default.
+            Class::Serialization => return Event::Conflict,
+            class => class.is_retryable() || class == Class::LockNotAvailable,
+        },
     };
     Event::Failed { mendable }
 }

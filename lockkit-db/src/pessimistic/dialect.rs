@@ -79,6 +79,21 @@ impl<DB: RowLocks> Tx<'_, DB> {
         let before = DB::bound(self.connection(), bound).await;
         before.map(Some).map_err(|error| self.explain(error))
     }
+
+    /// Puts back the bound from before what has come to `result`.
+    ///
+    /// After an error of the server this is refused as well, and the rollback that has to follow does it. After one
+    /// of reading the answer the transaction goes on.
+    pub(crate) async fn bound_again<T>(
+        &mut self,
+        before: Option<&str>,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        let put_back = self.bound_waits(before).await;
+        let value = result?;
+        put_back?;
+        Ok(value)
+    }
 }
 
 #[cfg(feature = "postgres")]

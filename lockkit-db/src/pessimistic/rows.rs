@@ -9,6 +9,7 @@ use super::dialect::{RowKey, RowLocks};
 use super::text::{self, Parts};
 use crate::Error;
 use crate::backend::milliseconds;
+use crate::cas::dialect::Fault;
 use crate::transaction::Tx;
 #[cfg(feature = "postgres")]
 use crate::transaction::Watch;
@@ -254,6 +255,7 @@ impl RowLock {
     ///   was sent then.
     /// - [`Error::LockNotAvailable`] when a row was not to be had in time. PostgreSQL refuses all that follows,
     ///   up to a rollback of the transaction or of a [savepoint](Tx::savepoint).
+    /// - [`Error::Table`] when table and description do not fit, or a row is not what `T` reads. It is locked then.
     /// - The database's, deadlocks among them; [`Error::MustRestart`] for those in a joined transaction that a
     ///   new attempt may mend.
     ///
@@ -288,15 +290,15 @@ impl RowLock {
         let arguments = bind()?;
         DB::arm(tx.connection(), &ready.parts.table)
             .await
-            .map_err(|error| tx.explain(error))?;
+            .map_err(|error| self.explain(tx, error.into()))?;
         let before = tx.bound_waits(ready.bound.as_deref()).await?;
         let text = text::select(&ready.parts, &list, &ready.clause);
-        let locked = self.fetch(tx, text, arguments).await?;
-        tx.bound_waits(before.as_deref()).await?;
+        let locked = self.fetch(tx, text, arguments).await;
+        let locked = tx.bound_again(before.as_deref(), locked).await?;
 
         let mut rows: Vec<Found<T>> = keys.iter().map(|_| Found::Missing).collect();
         for row in &locked {
-            *place::<DB, _>(&mut rows, row)? = Found::Locked(T::from_row(row)?);
+            *place::<DB, _>(&mut rows, row)? = Found::Locked(self.read(row)?);
         }
         if self.wait == Wait::SkipLocked && locked.len() < count {
             let text = text::present(&ready.parts, &list);
@@ -448,6 +450,34 @@ impl RowLock {
         })
     }
 
+    /// The row and whether it is new; `None` if others have made it and deleted it since.
+    async fn had_or_made<DB, K, T>(
+        &self,
+        tx: &mut Tx<'_, DB>,
+        key: &K,
+        insert: String,
+        values: DB::Arguments,
+    ) -> Result<Option<(T, bool)>, Error>
+    where
+        DB: RowLocks,
+        K: RowKey<DB>,
+        T: for<'r> FromRow<'r, DB::Row>,
+    {
+        if let Found::Locked(row) = self.lock_one(tx, key).await? {
+            return Ok(Some((row, false)));
+        }
+        // An INSERT cannot be told not to wait.
+        let shortest = (self.wait == Wait::NoWait).then_some("1");
+        let longer = tx.bound_waits(shortest).await?;
+        let made = self.fetch(tx, insert, values).await;
+        let made = tx.bound_again(longer.as_deref(), made).await?;
+        if let Some(row) = made.first() {
+            return Ok(Some((self.read(row)?, true)));
+        }
+        let others = self.lock_one(tx, key).await?;
+        Ok(others.locked().map(|row| (row, false)))
+    }
+
     async fn fetch<DB: RowLocks>(
         &self,
         tx: &mut Tx<'_, DB>,
@@ -455,7 +485,38 @@ impl RowLock {
         arguments: DB::Arguments,
     ) -> Result<Vec<DB::Row>, Error> {
         let rows = DB::fetch(tx.connection(), text, arguments, self).await;
-        rows.map_err(|error| tx.explain_ours(error))
+        rows.map_err(|error| self.explain(tx, error))
+    }
+
+    fn read<'r, R, T: FromRow<'r, R>>(&self, row: &'r R) -> Result<T, Error>
+    where
+        R: sqlx::Row,
+    {
+        let problem = "a column is not of the type that it is read as";
+        T::from_row(row).map_err(|error| self.misfit(problem, error))
+    }
+
+    /// What an error of a statement means: that the table is not as described, or what it means for the
+    /// transaction.
+    fn explain<DB: RowLocks>(&self, tx: &Tx<'_, DB>, error: Error) -> Error {
+        let Error::Database { source } = error else {
+            return tx.explain_ours(error);
+        };
+        match source.downcast::<sqlx::Error>() {
+            Ok(error) => match DB::fault(&error) {
+                Fault::Description(problem) => self.misfit(problem, *error),
+                _ => tx.explain(*error),
+            },
+            Err(source) => tx.explain_ours(Error::Database { source }),
+        }
+    }
+
+    fn misfit(&self, problem: &'static str, source: sqlx::Error) -> Error {
+        Error::Table {
+            table: self.table.clone(),
+            problem,
+            source: Some(source.into()),
+        }
     }
 }
 
@@ -612,35 +673,18 @@ impl<DB: RowLocks, K: RowKey<DB>> FirstInsert<'_, '_, DB, K> {
         let names: Result<Vec<_>, _> = names.iter().map(|name| DB::quote("set", name)).collect();
         let names = names?;
 
+        let mut insert = text::insert(&ready.parts, &names);
+        insert.push_str(&text::kinds(kinds.iter().map(String::as_str)));
+
         let before = tx.bound_waits(ready.bound.as_deref()).await?;
         // The bound is set for all of it.
         let mut each = lock.clone();
         if let Wait::AtMost(_) = lock.wait {
             each.wait = Wait::Bound;
         }
-        let mut result = match each.lock_one(tx, key).await? {
-            Found::Locked(row) => Some((row, false)),
-            _ => None,
-        };
-        if result.is_none() {
-            // An INSERT cannot be told not to wait.
-            let shortest = (lock.wait == Wait::NoWait).then_some("1");
-            let longer = tx.bound_waits(shortest).await?;
-            let mut text = text::insert(&ready.parts, &names);
-            text.push_str(&text::kinds(kinds.iter().map(String::as_str)));
-            let made = lock.fetch(tx, text, values).await?;
-            tx.bound_waits(longer.as_deref()).await?;
-            result = match made.first() {
-                Some(row) => Some((T::from_row(row)?, true)),
-                None => each
-                    .lock_one(tx, key)
-                    .await?
-                    .locked()
-                    .map(|row| (row, false)),
-            };
-        }
-        tx.bound_waits(before.as_deref()).await?;
-        result.ok_or_else(|| {
+        let had = each.had_or_made(tx, key, insert, values).await;
+        let had = tx.bound_again(before.as_deref(), had).await?;
+        had.ok_or_else(|| {
             let gone = "the row was made and deleted by others";
             if tx.is_joined() {
                 Error::MustRestart {

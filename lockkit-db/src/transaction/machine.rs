@@ -172,6 +172,11 @@ impl Machine {
         step
     }
 
+    /// Whether the body of an attempt runs.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
     /// The number of the attempt that runs, or ran last, from 1.
     pub(crate) fn attempt(&self) -> u32 {
         self.attempt

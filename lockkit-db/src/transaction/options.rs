@@ -132,8 +132,11 @@ impl TxOptions {
     }
 
     /// Asks the server what became of a transaction whose commit was not answered, and goes by that: success
-    /// when it is committed, another attempt when it is rolled back. PostgreSQL only. Costs a round trip in each transaction, to learn its
-    /// name before the commit.
+    /// when it is committed, another attempt when it is rolled back. PostgreSQL only.
+    ///
+    /// Costs a round trip in each transaction, to learn its number before the commit, and the number: one that
+    /// writes nothing has none otherwise. It is given one as well, since what has left no trace in the tables may
+    /// have left one elsewhere, by NOTIFY or in a foreign table.
     ///
     /// If the server has crashed meanwhile, the answer is as good as its log: with `synchronous_commit` off
     /// it may have forgotten the transaction and given its name to another one.

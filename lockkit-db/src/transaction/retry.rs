@@ -113,7 +113,12 @@ impl<'p, DB: Backend> Retry<'p, DB> {
     ///
     /// The body's own, if no further attempt may mend it. [`Error::GaveUp`] around it, if one may and the
     /// policy allows none. [`Error::Ended`] when there was nothing whole to commit, as the body has swallowed
-    /// an error. [`Error::UnknownCommit`] when the reply to the commit is lost.
+    /// an error. [`Error::UnknownCommit`] when the reply to the commit is lost. [`Error::Invalid`] for a transaction
+    /// that is not the one of the attempt that runs; it is rolled back, and the attempt goes on.
+    ///
+    /// # Panics
+    ///
+    /// When a hook does: see [`Tx::on_commit`].
     ///
     /// # Cancel safety
     ///
@@ -127,6 +132,11 @@ impl<'p, DB: Backend> Retry<'p, DB> {
     where
         E: StdError + From<Error> + Send + Sync + 'static,
     {
+        if !self.machine.is_open() || !tx.is_attempt(self.machine.attempt()) {
+            tx.rollback().await;
+            let problem = "is not the transaction of the attempt that runs";
+            return Err(E::from(Error::invalid("tx", problem)));
+        }
         let value = match result {
             Ok(value) => value,
             Err(error) => {

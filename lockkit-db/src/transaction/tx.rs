@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::Pool;
 use sqlx::pool::PoolConnection;
@@ -26,7 +28,11 @@ use crate::{Error, Receipt};
 /// back by itself, and carries out what follows as if nothing had been begun.
 pub struct Tx<'c, DB: Backend> {
     link: Link<'c, DB>,
+    /// 0: of no [`Retry`](super::Retry).
     attempt: u32,
+    /// Which of the process's joined ones it is; 0 for all others. It goes into the names of savepoints: joined
+    /// from within a savepoint, it may leave one behind that must not be taken for that one.
+    joined: u64,
     /// The savepoints that are open, which names the next one.
     savepoints: u32,
     /// A savepoint was dropped that was neither kept nor undone, so nobody has said what a commit should keep.
@@ -50,8 +56,8 @@ enum Link<'c, DB: Backend> {
 /// A part of a transaction that can be undone by itself. Dereferences to the transaction.
 ///
 /// To be ended by [`release`](Self::release) or [`rollback`](Self::rollback). Dropped, the transaction cannot be
-/// committed any more, as nothing can be undone without waiting. So bound the time of what is done in it, not of
-/// the whole:
+/// committed any more, as nothing can be undone without waiting. (One that is [joined](Tx::join) is its owner's to
+/// commit, with what was done in the dropped part.) So bound the time of what is done in it, not of the whole:
 ///
 /// ```no_run
 /// # #[cfg(feature = "postgres")]
@@ -72,6 +78,11 @@ pub struct Savepoint<'t, 'c, DB: Backend> {
     level: u32,
     open: bool,
 }
+
+/// The number of the next joined transaction.
+///
+/// Ordering: relaxed everywhere; each number is given once, and nothing else is read by it.
+static NEXT_JOINED: AtomicU64 = AtomicU64::new(1);
 
 /// Why a transaction was not acknowledged as committed.
 pub(super) enum Lost {
@@ -119,7 +130,7 @@ impl<DB: Backend> Tx<'static, DB> {
     ///
     /// Dropped, nothing is left behind: a connection on which BEGIN is on its way is closed.
     pub async fn begin(pool: &Pool<DB>, options: &TxOptions) -> Result<Self, Error> {
-        Self::start(pool, options, 1)
+        Self::start(pool, options, 0)
             .await
             .map_err(|refused| refused.error)
     }
@@ -141,6 +152,7 @@ impl<DB: Backend> Tx<'static, DB> {
             Ok(before) => Ok(Self {
                 link: Link::Own { held, before },
                 attempt,
+                joined: 0,
                 savepoints: 0,
                 torn: false,
                 hooks: Vec::new(),
@@ -178,7 +190,8 @@ impl<'c, DB: Backend> Tx<'c, DB> {
         }
         Ok(Self {
             link: Link::Joined(connection),
-            attempt: 1,
+            attempt: 0,
+            joined: NEXT_JOINED.fetch_add(1, Ordering::Relaxed),
             savepoints: 0,
             torn: false,
             hooks: Vec::new(),
@@ -188,7 +201,12 @@ impl<'c, DB: Backend> Tx<'c, DB> {
     /// Which attempt this is, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.attempt.max(1)
+    }
+
+    /// Whether it is this attempt of a [`Retry`](super::Retry).
+    pub(super) fn is_attempt(&self, attempt: u32) -> bool {
+        self.attempt == attempt
     }
 
     /// Whether it was begun by the caller.
@@ -198,7 +216,8 @@ impl<'c, DB: Backend> Tx<'c, DB> {
     }
 
     /// Runs `hook` once, after the commit is acknowledged, and not at all if it is not: for what cannot be
-    /// rolled back, such as a message to the outside. Hooks run in the order in which they were given.
+    /// rolled back, such as a message to the outside. Hooks run in the order in which they were given, also
+    /// after one that panics, whose panic goes on when all have run.
     ///
     /// Whoever dies between the commit and the hook has not run it.
     ///
@@ -227,7 +246,7 @@ impl<'c, DB: Backend> Tx<'c, DB> {
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_, 'c, DB>, Error> {
         // Not by sqlx, which rolls back everything when this is dropped. And its own names are others.
         let level = self.savepoints;
-        let text = format!("SAVEPOINT lockkit_{level}");
+        let text = format!("SAVEPOINT {}", self.savepoint_name(level));
         if let Err(error) = DB::run(self.connection(), text).await {
             return Err(self.explain(error));
         }
@@ -237,6 +256,10 @@ impl<'c, DB: Backend> Tx<'c, DB> {
             level,
             open: true,
         })
+    }
+
+    fn savepoint_name(&self, level: u32) -> String {
+        format!("lockkit_{}_{level}", self.joined)
     }
 
     /// What an error of a statement means in this transaction: [`Error::MustRestart`] if another attempt may
@@ -347,7 +370,7 @@ impl<'c, DB: Backend> Tx<'c, DB> {
                 })
             }
             Err(NotCommitted::Ended(problem)) => Err(Lost::refused(Error::Ended { problem })),
-            // It has written nothing, so there is nothing that could have been committed.
+            // On a server that follows another one nothing can be written, so there is nothing to be committed.
             Err(NotCommitted::Unknown(error)) if with_receipt && receipt.is_none() => {
                 Err(Lost::Refused {
                     class: Class::ConnectionLost,
@@ -380,9 +403,17 @@ fn unsupported<DB: Backend>(what: &'static str) -> Error {
     }
 }
 
+/// All of them: that one is broken is no reason for another not to be heard of.
 pub(super) fn run(hooks: Hooks) {
+    let mut panicked = None;
     for hook in hooks {
-        hook();
+        // Whatever it leaves half-done is its own, or the caller's who has shared it.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(hook)) {
+            panicked.get_or_insert(panic);
+        }
+    }
+    if let Some(panic) = panicked {
+        resume_unwind(panic);
     }
 }
 
@@ -406,7 +437,7 @@ impl<DB: Backend> DerefMut for Tx<'_, DB> {
 impl<DB: Backend> fmt::Debug for Tx<'_, DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tx")
-            .field("attempt", &self.attempt)
+            .field("attempt", &self.attempt())
             .field("joined", &self.is_joined())
             .field("torn", &self.torn)
             .finish_non_exhaustive()
@@ -438,7 +469,8 @@ impl<DB: Backend> Savepoint<'_, '_, DB> {
     ///
     /// Dropped, the transaction cannot be committed any more.
     pub async fn release(mut self) -> Result<(), Error> {
-        match self.send("RELEASE").await {
+        let release = format!("RELEASE SAVEPOINT {}", self.name());
+        match self.send(release).await {
             Ok(()) => {
                 self.open = false;
                 Ok(())
@@ -462,15 +494,22 @@ impl<DB: Backend> Savepoint<'_, '_, DB> {
     ///
     /// Dropped, the transaction cannot be committed any more.
     pub async fn rollback(mut self) -> Result<(), Error> {
-        self.send("ROLLBACK TO")
-            .await
-            .map_err(|error| self.tx.explain(error))?;
+        // Rolled back to, it is still there; and each one that is costs the server memory.
+        let name = self.name();
+        self.send(format!(
+            "ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"
+        ))
+        .await
+        .map_err(|error| self.tx.explain(error))?;
         self.open = false;
         Ok(())
     }
 
-    async fn send(&mut self, what: &str) -> Result<(), sqlx::Error> {
-        let text = format!("{what} SAVEPOINT lockkit_{}", self.level);
+    fn name(&self) -> String {
+        self.tx.savepoint_name(self.level)
+    }
+
+    async fn send(&mut self, text: String) -> Result<(), sqlx::Error> {
         DB::run(self.tx.connection(), text).await
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lockkit_db::Error;
 use lockkit_db::advisory::AdvisorySessions;
+use lockkit_db::sqlx::postgres::PgPoolOptions;
 use lockkit_db::sqlx::{self, ConnectOptions as _, PgConnection};
 use lockkit_test::cancel;
 
@@ -281,6 +282,29 @@ async fn what_cannot_be_is_refused_before_anything_is_sent() {
         sessions.try_acquire(&advisory("a")).await,
         Err(Error::Closed)
     ));
+}
+
+// Mutant: B158
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wait_is_the_locks_own_whatever_time_the_user_has_for_a_statement() {
+    let scene = Postgres::new(1).await;
+    let hasty = scene
+        .database
+        .options()
+        .options([("statement_timeout", "30ms")]);
+    let pool = PgPoolOptions::new().connect_lazy_with(hasty);
+    let mut view = scene.database.connect().await;
+    let elsewhere = AdvisorySessions::new(&scene.pool);
+    let guard = elsewhere.acquire(&advisory("a")).await.unwrap();
+    let here = AdvisorySessions::new(&pool);
+    let short = advisory("a").at_most(Duration::from_millis(200));
+    let error = here.acquire(&short).await.unwrap_err();
+    assert!(matches!(error, Error::LockNotAvailable { .. }), "{error:?}");
+    let waiter = tokio::spawn(async move { here.acquire(&advisory("a")).await });
+    locks(&mut view, 1, 1).await;
+    guard.release().await.unwrap();
+    waiter.await.unwrap().unwrap().release().await.unwrap();
+    locks(&mut view, 0, 0).await;
 }
 
 #[test]

@@ -158,3 +158,58 @@ on_both! {
         assert_eq!(next.await.unwrap().unwrap(), 5);
     }
 }
+
+on_both! {
+    // Mutant: A154
+    async fn a_row_whose_version_cannot_be_raised_is_not_written(scene: 1) {
+        let rows = fenced!(scene);
+        for bad in ["NULL", "9223372036854775807"] {
+            let text = format!("UPDATE note SET stars = 3, mark = NULL, version = {bad}");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&scene.pool).await.unwrap();
+            let _ = rows.claim::<i64, _>(&scene.pool, 7, fence(1)).await;
+            let error = rows.write(&scene.pool, 7, fence(1), 100).await.unwrap_err();
+            assert!(matches!(&error, Error::Table { table, .. } if table == "note"), "{bad}: {error:?}");
+            let error = rows.write_cas(&scene.pool, 7, fence(1), Version::new(1), 100).await.unwrap_err();
+            if bad == "NULL" {
+                assert!(matches!(&error, Error::Table { table, .. } if table == "note"), "{bad}: {error:?}");
+            } else {
+                assert!(matches!(&error, Error::Conflict { table, .. } if table == "note"), "{bad}: {error:?}");
+            }
+            let (stars, version): (i64, Option<i64>) = sqlx::query_as("SELECT stars, version FROM note")
+                .fetch_one(&scene.pool)
+                .await
+                .unwrap();
+            assert_eq!((stars, version), (3, bad.parse().ok()));
+        }
+        // A higher fence is told first, whatever else is wrong.
+        let _ = rows.claim::<i64, _>(&scene.pool, 7, fence(5)).await;
+        let error = rows.write(&scene.pool, 7, fence(1), 100).await.unwrap_err();
+        assert!(matches!(error, Error::Stale { .. }), "{error:?}");
+    }
+}
+
+on_both! {
+    // Mutant: A155
+    async fn marks_that_are_not_there_are_an_error_that_names_their_table(scene: 1) {
+        let fences = Fences::new();
+        let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
+        let error = fences.claim(&mut tx, "week 7", fence(1)).await.unwrap_err();
+        assert!(matches!(&error, Error::Table { table, .. } if table == "lockkit_fence"), "{error:?}");
+        tx.rollback().await;
+        let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
+        let error = fences.write(&mut tx, "week 7", fence(1)).await.unwrap_err();
+        assert!(matches!(&error, Error::Table { table, .. } if table == "lockkit_fence"), "{error:?}");
+        tx.rollback().await;
+
+        with_tables!(scene);
+        let rows = FencedRows::new(&stars(), "mark").unwrap();
+        for error in [
+            rows.claim::<i64, _>(&scene.pool, 8, fence(1)).await.unwrap_err(),
+            rows.write(&scene.pool, 8, fence(1), 1).await.unwrap_err(),
+            rows.write_cas(&scene.pool, 8, fence(1), Version::new(1), 1).await.unwrap_err(),
+        ] {
+            assert!(matches!(&error, Error::Table { table, .. } if table == "note"), "{error:?}");
+        }
+        scene.is_clean().await;
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use lockkit_core::retry::{Backoff, Policy, Reason};
 use lockkit_db::cas::{Loaded, Outcome, Table, Version};
 use lockkit_db::optimistic::three_way;
+use lockkit_db::sqlx::postgres::PgPoolOptions;
 use lockkit_db::sqlx::{self, Row as _};
 use lockkit_db::{Error, optimistic};
 use tokio::runtime::Handle;
@@ -234,6 +235,83 @@ on_both! {
         scene.pool.close().await;
         let closed = optimistic(&scene.pool, &stars, 7).apply(|n: &i64| n + 1).run().await;
         assert!(matches!(closed, Err(Error::Closed)));
+    }
+}
+
+on_both! {
+    // Mutant: A150
+    async fn an_error_of_the_closure_ends_it_whatever_is_at_the_bottom_of_it(scene: 1) {
+        with_tables!(scene);
+        let stars = stars();
+        sql!(scene, "INSERT INTO note (id, stars) VALUES (7, 3)");
+        let errors: [fn() -> Error; 3] = [
+            || Error::from(sqlx::Error::WorkerCrashed),
+            || Error::LockNotAvailable { blockers: Vec::new(), source: "elsewhere".into() },
+            // Of something else that the closure has asked: nothing of ours is unknown.
+            || Error::Unknown { source: "elsewhere".into() },
+        ];
+        for error in errors {
+            let calls = AtomicU32::new(0);
+            let ended = optimistic(&scene.pool, &stars, 7)
+                .policy(tries(8))
+                .try_apply(|_: &i64| {
+                    calls.fetch_add(1, Ordering::SeqCst);
+                    Err(error())
+                })
+                .run()
+                .await
+                .unwrap_err();
+            assert_eq!(std::mem::discriminant(&ended), std::mem::discriminant(&error()), "{ended:?}");
+            assert_eq!(calls.into_inner(), 1, "{ended:?}");
+        }
+        // But for the one that asks for another try.
+        let calls = AtomicU32::new(0);
+        let done = optimistic(&scene.pool, &stars, 7)
+            .policy(tries(8))
+            .try_apply(|n: &i64| match calls.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 => Err(Error::again("not yet")),
+                _ => Ok(Some(n + 1)),
+            })
+            .run()
+            .await
+            .unwrap();
+        assert_eq!((done.value, done.attempts), (4, 3));
+        scene.is_clean().await;
+    }
+}
+
+// A database where whoever has waited for a row is refused, unless he says otherwise.
+// Mutants: A151, A152
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_runs_out_of_tries_where_transactions_are_repeatable_by_default() {
+    for level in ["repeatable read", "serializable"] {
+        let scene = crate::scene::Postgres::new(1).await;
+        with_tables!(scene);
+        sql!(scene, "INSERT INTO note (id, stars) VALUES (7, 0)");
+        let options = scene
+            .database
+            .options()
+            .options([("default_transaction_isolation", level)]);
+        let pool = PgPoolOptions::new()
+            .max_connections(8)
+            .connect_lazy_with(options);
+        let stars = stars();
+        let work = (0..8).map(|_| {
+            let (pool, stars) = (pool.clone(), stars.clone());
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    // One without a lock, and one with it.
+                    let update = optimistic(&pool, &stars, 7).policy(tries(2));
+                    update.apply(|n: &i64| n + 1).run().await.unwrap();
+                }
+            })
+        });
+        let work: Vec<_> = work.collect();
+        for task in work {
+            task.await.unwrap();
+        }
+        let row: Loaded<i64> = stars.load(&scene.pool, 7).await.unwrap().unwrap();
+        assert_eq!(row.value, 160, "{level}");
     }
 }
 

@@ -251,20 +251,49 @@ on_both! {
         let by_n = RowLock::on("t", "n");
         let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
         let error = by_n.get_or_insert(&mut tx, &5_i64).set("id", 50).run::<()>().await.unwrap_err();
-        assert!(matches!(error, Error::Database { .. }), "{error:?}");
+        assert!(matches!(&error, Error::Table { table, .. } if table == "t"), "{error:?}");
         tx.rollback().await;
         scene.is_clean().await;
     }
 }
 
 on_both! {
-    async fn a_table_or_column_that_is_not_there_is_the_databases_error(scene: 1) {
+    // Mutant: B156
+    async fn a_table_or_column_that_is_not_there_is_an_error_that_names_the_table(scene: 1) {
         for lock in [RowLock::on("nowhere", "id"), RowLock::on("t", "nothing"), rows().columns(["no"])] {
             let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
             let error = lock.lock_one::<_, _, ()>(&mut tx, &1).await.unwrap_err();
-            assert!(matches!(error, Error::Database { .. }), "{error:?}");
+            assert!(
+                matches!(&error, Error::Table { table, source: Some(_), .. } if table == "t" || table == "nowhere"),
+                "{error:?}"
+            );
+            tx.rollback().await;
+            let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
+            let error = lock.get_or_insert(&mut tx, &70).set("n", 1_i64).run::<()>().await.unwrap_err();
+            assert!(matches!(error, Error::Table { .. }), "{error:?}");
             tx.rollback().await;
         }
+        // A value's column, in the statement that only a missing row brings about.
+        let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
+        let error = rows().get_or_insert(&mut tx, &70).set("no", 1_i64).run::<()>().await.unwrap_err();
+        assert!(matches!(&error, Error::Table { table, .. } if table == "t"), "{error:?}");
+        tx.rollback().await;
+        scene.is_clean().await;
+    }
+}
+
+on_both! {
+    async fn a_row_that_is_read_as_what_it_is_not_names_the_table(scene: 1) {
+        let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
+        let error = rows().lock::<_, _, (String,)>(&mut tx, &[1]).await.unwrap_err();
+        assert!(matches!(&error, Error::Table { table, source: Some(_), .. } if table == "t"), "{error:?}");
+        let lock = rows();
+        for id in [1, 71] {
+            let first = lock.get_or_insert(&mut tx, &id).set("n", 1_i64);
+            let error = first.run::<(String,)>().await.unwrap_err();
+            assert!(matches!(&error, Error::Table { table, .. } if table == "t"), "{error:?}");
+        }
+        tx.rollback().await;
         scene.is_clean().await;
     }
 }

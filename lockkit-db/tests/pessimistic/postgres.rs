@@ -318,3 +318,22 @@ async fn a_table_is_found_in_its_schema() {
     assert!(found.eq([Some(("a".to_owned(),)), None, Some(("B".to_owned(),))]));
     tx.commit().await.unwrap();
 }
+
+// Mutant: B157
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_of_its_own_is_over_when_the_answer_cannot_be_read() {
+    let scene = Postgres::new(1).await;
+    let mut tx = begin(&scene.pool).await;
+    let lock = rows().wait(Wait::AtMost(Duration::from_millis(300)));
+    lock.lock::<_, _, (String,)>(&mut tx, &[1])
+        .await
+        .unwrap_err();
+    assert_eq!(lock_timeout(&mut tx).await, "5s");
+    for id in [1, 70] {
+        let first = lock.get_or_insert(&mut tx, &id).set("n", 1_i64);
+        first.run::<(String,)>().await.unwrap_err();
+        assert_eq!(lock_timeout(&mut tx).await, "5s", "{id}");
+    }
+    tx.rollback().await;
+    scene.is_clean().await;
+}

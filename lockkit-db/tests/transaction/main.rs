@@ -3,6 +3,8 @@
 mod both;
 mod codes;
 mod hermitage;
+mod misuse;
+mod savepoints;
 mod scene;
 mod traps;
 mod unknown;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockkit_core::retry::{Backoff, Policy};
+use lockkit_db::sqlx::postgres::PgListener;
 use lockkit_db::sqlx::{self, Executor as _};
 use lockkit_db::transaction::{Outcome, Retry, Tx, TxOptions, outcome};
 use lockkit_db::{Error, retry_tx};
@@ -86,22 +87,55 @@ async fn hooks_run_once_for_a_commit_that_was_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_has_written_nothing_is_tried_again_when_asking_is_allowed() {
+async fn what_has_written_nothing_is_asked_about_as_well() {
     let scene = Postgres::new(1).await;
     let proxy = Proxy::start(&scene.database);
     let pool = proxy.pool(2);
-    proxy.cut_next_commit(Cut::After);
-    let mut runs = 0;
-    let n: i64 = retry_tx!(&pool, quick().resolve_unknown(), |tx| {
-        runs += 1;
-        Ok::<_, Error>(
-            sqlx::query_scalar("SELECT n FROM t WHERE id = 1")
-                .fetch_one(&mut *tx)
-                .await?,
-        )
-    })
-    .unwrap();
-    assert_eq!((n, runs), (0, 2));
+    for (cut, expected) in [(Cut::After, 1), (Cut::Before, 2)] {
+        for options in [quick(), quick().serializable().read_only()] {
+            proxy.cut_next_commit(cut);
+            let mut runs = 0;
+            let n: i64 = retry_tx!(&pool, options.resolve_unknown(), |tx| {
+                runs += 1;
+                let n = sqlx::query_scalar("SELECT n FROM t WHERE id = 1");
+                Ok::<_, Error>(n.fetch_one(&mut *tx).await?)
+            })
+            .unwrap();
+            assert_eq!((n, runs), (0, expected), "{cut:?}");
+        }
+    }
+}
+
+// What a transaction leaves outside of its tables counts as written.
+// Mutant: B155
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_sent_once_when_the_server_is_asked() {
+    let scene = Postgres::new(1).await;
+    let proxy = Proxy::start(&scene.database);
+    let pool = proxy.pool(2);
+    let mut listener = PgListener::connect_with(&scene.pool).await.unwrap();
+    listener.listen("news").await.unwrap();
+    for cut in [Cut::After, Cut::Before] {
+        proxy.cut_next_commit(cut);
+        retry_tx!(&pool, quick().resolve_unknown(), |tx| {
+            tx.execute("NOTIFY news").await?;
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+        // In the order of the commits.
+        scene
+            .database
+            .connect()
+            .await
+            .execute("NOTIFY news, 'end'")
+            .await
+            .unwrap();
+        let mut heard = 0;
+        while listener.recv().await.unwrap().payload() != "end" {
+            heard += 1;
+        }
+        assert_eq!(heard, 1, "{cut:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,6 +16,7 @@ use lockkit_core::{Permit, Semaphore};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
 
+use super::primary_code;
 use crate::{Cause, Error};
 
 /// The first release without the race of WAL resets that could corrupt a database.
@@ -215,14 +216,10 @@ impl Turn<'_> {
     /// Rolls back, or failing that drops the connection, which comes to the same.
     async fn undo(&mut self) {
         if let Some(mut connection) = self.connection.take() {
-            // Not in a transaction: BEGIN itself was refused, or SQLite has rolled back.
             match sqlx::query("ROLLBACK").execute(&mut connection).await {
                 Ok(_) => self.connection = Some(connection),
-                Err(sqlx::Error::Database(e))
-                    if e.message().contains("no transaction is active") =>
-                {
-                    self.connection = Some(connection);
-                }
+                // Not in a transaction: BEGIN itself was refused, or SQLite has rolled back.
+                Err(error) if primary_code(&error) == Some(1) => self.connection = Some(connection),
                 Err(_) => {}
             }
         }
@@ -230,14 +227,6 @@ impl Turn<'_> {
 }
 
 // === errors ===
-
-/// SQLite's primary code: the low byte of the extended one.
-fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let sqlx::Error::Database(error) = error else {
-        return None;
-    };
-    Some(error.code()?.parse::<i32>().ok()? & 0xff)
-}
 
 /// `SQLITE_BUSY` and `SQLITE_LOCKED` in all their shades: whoever holds the lock will let it go.
 fn is_busy(error: &sqlx::Error) -> bool {
