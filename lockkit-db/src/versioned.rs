@@ -152,23 +152,23 @@ use crate::cas::{Bind, Deleted, Outcome, Record, Table, Values, Version};
 /// # let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
 /// let sql = table.statements();
 /// assert_eq!(plain(sql.load), plain(r#"
-///     SELECT "owner", "cents", "version", "id" FROM "accounts" WHERE "id" = $1
+///     SELECT [owner], [cents], [version], [id] FROM [accounts] WHERE [id] = $1
 /// "#));
 /// assert_eq!(plain(sql.insert), plain(r#"
-///     INSERT INTO "accounts" ("id", "owner", "cents", "version") VALUES ($1, $2, $3, 1)
-///     ON CONFLICT ("id") DO NOTHING RETURNING "version"
+///     INSERT INTO [accounts] ([id], [owner], [cents], [version]) VALUES ($1, $2, $3, 1)
+///     ON CONFLICT ([id]) DO NOTHING RETURNING [version]
 /// "#));
 /// assert_eq!(plain(sql.update), plain(r#"
-///     UPDATE "accounts" SET "owner" = $3, "cents" = $4, "version" = "version" + 1
-///     WHERE "id" = $1 AND "version" = $2 RETURNING 1, "version"
+///     UPDATE [accounts] SET [owner] = $3, [cents] = $4, [version] = [version] + 1
+///     WHERE [id] = $1 AND [version] = $2 RETURNING 1, [version]
 /// "#));
 /// assert_eq!(plain(sql.delete), plain(r#"
-///     DELETE FROM "accounts" WHERE "id" = $1 AND "version" = $2 RETURNING 1, "version"
+///     DELETE FROM [accounts] WHERE [id] = $1 AND [version] = $2 RETURNING 1, [version]
 /// "#));
 /// # }
 /// ```
 ///
-/// Where this one finds nothing, `SELECT "version" FROM "accounts" WHERE "id" = $1` tells a conflict from a missing row.
+/// Where this one finds nothing, `SELECT [version] FROM [accounts] WHERE [id] = $1` tells a conflict from a missing row.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a row of the database `{DB}`",
     note = "`#[derive(Versioned)]` makes it one, if the database has all the types of its fields"
