@@ -108,7 +108,7 @@ fn a_raw_name_is_the_plain_column() {
     let table: &Table<Sqlite> = hostile::Bind::<i64, String>::table();
     assert_eq!(
         table.statements().load,
-        r#"SELECT "values", "fn", "version", "row", "type" FROM "Vec" WHERE "row" = $1 AND "type" = $2"#
+        "SELECT [values], [fn], [version], [row], [type] FROM [Vec] WHERE [row] = $1 AND [type] = $2"
     );
 }
 
