@@ -389,6 +389,12 @@ impl Database {
         self.options.clone()
     }
 
+    /// How to connect to it, for a program of its own.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.options.to_url_lossy().into()
+    }
+
     /// A connection to it.
     ///
     /// # Panics

@@ -1,0 +1,67 @@
+//! Each pattern proves what it says, on either database.
+
+use std::process::{Command, Output};
+
+use lockkit_test::postgres::Cluster;
+
+fn run(program: &str, args: &[&str]) -> Output {
+    Command::new(program).args(args).output().unwrap()
+}
+
+fn proves(program: &str, args: &[&str]) {
+    let output = run(program, args);
+    let told = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}{error}");
+    assert!(
+        told.lines().count() >= 2 && error.is_empty(),
+        "{told}{error}"
+    );
+}
+
+/// For each program a module with a test for each database.
+macro_rules! patterns {
+    ($($name:ident)+) => {$(
+        mod $name {
+            use super::*;
+
+            const PROGRAM: &str = env!(concat!("CARGO_BIN_EXE_", stringify!($name)));
+
+            #[test]
+            fn proves_itself_on_sqlite() {
+                proves(PROGRAM, &[]);
+            }
+
+            #[test]
+            fn proves_itself_on_a_file_that_was_used_before() {
+                let folder = tempfile::tempdir().unwrap();
+                let file = folder.path().join("kept.db");
+                let file = file.to_str().unwrap();
+                proves(PROGRAM, &["--db", file]);
+                proves(PROGRAM, &["--db", file]);
+            }
+
+            #[tokio::test]
+            async fn proves_itself_on_postgres() {
+                let database = Cluster::shared().database().await;
+                let url = database.url();
+                tokio::task::spawn_blocking(move || proves(PROGRAM, &["--db", &url])).await.unwrap();
+            }
+
+            #[test]
+            fn fails_without_its_database() {
+                for url in ["postgres://nobody@localhost:1/nothing", "/nowhere/at/all.db"] {
+                    let output = run(PROGRAM, &["--db", url]);
+                    assert_eq!(output.status.code(), Some(1));
+                    assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+                }
+            }
+        }
+    )+};
+}
+
+patterns! {
+    optimistic
+    pessimistic
+    transfer
+}
