@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lockkit_core::retry::{Backoff, Policy};
 use machine::{End, Event, Machine, Step};
 
-use lockkit_test::queue::{MemoryBench, SqliteBench, model};
+use lockkit_test::queue::{MemoryBench, PostgresBench, SqliteBench, model};
 use proptest::prelude::*;
 
 fn run(check: impl Future<Output = ()>) {
@@ -38,6 +38,23 @@ proptest! {
     #[test]
     fn the_sqlite_store_agrees_with_the_model(history in model::histories(60)) {
         run(async { model::check(&SqliteBench::new().await, &history).await });
+    }
+}
+
+proptest! {
+    // A case makes a database of its own.
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_postgres_store_agrees_with_the_model(history in model::histories(60)) {
+        run(async { model::check(&PostgresBench::strict().await, &history).await });
+    }
+
+    #[test]
+    fn the_postgres_store_agrees_with_the_model_when_it_does_not_look_from_the_start(
+        history in model::histories(60),
+    ) {
+        run(async { model::check(&PostgresBench::new().await, &history).await });
     }
 }
 

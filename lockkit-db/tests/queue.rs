@@ -7,3 +7,7 @@ mod memory {
 mod sqlite {
     lockkit_test::queue_conformance!(lockkit_test::queue::SqliteBench::new());
 }
+
+mod postgres {
+    lockkit_test::queue_conformance!(lockkit_test::queue::PostgresBench::new());
+}

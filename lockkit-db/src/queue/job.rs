@@ -1,5 +1,6 @@
 //! What a job is on its way in, in a worker's hands, and on its way out.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -164,6 +165,12 @@ pub(crate) fn check_payload(field: &'static str, bytes: &[u8]) -> Result<(), Err
     Ok(())
 }
 
+pub(crate) fn check_enqueue(queue: &str, jobs: &[NewJob]) -> Result<(), Error> {
+    check_name("queue", queue)?;
+    check_batch("jobs", jobs.len())?;
+    jobs.iter().try_for_each(NewJob::check)
+}
+
 pub(crate) fn check_batch(field: &'static str, n: usize) -> Result<(), Error> {
     if n == 0 || n > MAX_BATCH {
         return Err(Error::invalid(
@@ -297,6 +304,17 @@ impl Verdict {
             } => result.len(),
             _ => 0,
         }
+    }
+}
+
+/// The text of an error as it is kept with a job: cut to its limit, and without NUL characters, which not every
+/// database can hold.
+pub(crate) fn kept_error(error: &str) -> Cow<'_, str> {
+    let cut = &error[..error.floor_char_boundary(MAX_ERROR)];
+    if cut.contains('\0') {
+        Cow::Owned(cut.replace('\0', " "))
+    } else {
+        Cow::Borrowed(cut)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 
-use super::job::{MAX_ERROR, check_batch, check_name, repeat_answer, seq_must_grow, unix_ms};
+use super::job::{check_batch, check_enqueue, kept_error, repeat_answer, seq_must_grow, unix_ms};
 use super::store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
     Session, SessionSpec, Upkeep, WorkerTotals,
@@ -215,9 +215,7 @@ impl MemoryStore {
 
 impl JobStore for MemoryStore {
     async fn enqueue(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
-        check_name("queue", queue)?;
-        check_batch("jobs", jobs.len())?;
-        jobs.iter().try_for_each(NewJob::check)?;
+        check_enqueue(queue, jobs)?;
         let ids = self
             .call(Op::Enqueue, |tables, now| {
                 jobs.iter()
@@ -535,12 +533,12 @@ impl Tables {
             }
             Verdict::Retry { delay, error } if !last => {
                 counts.retried += 1;
-                job.error = Some(cut(error));
+                job.error = Some(kept_error(error).into_owned());
                 job.rest(*delay, now);
             }
             Verdict::Dead { error } | Verdict::Retry { error, .. } => {
                 counts.dead += 1;
-                let error = cut(error);
+                let error = kept_error(error).into_owned();
                 self.bury(ack.id.0, error);
             }
             Verdict::Release => {
@@ -647,10 +645,6 @@ impl Row {
             self.state = State::Ready;
         }
     }
-}
-
-fn cut(error: &str) -> String {
-    error[..error.floor_char_boundary(MAX_ERROR)].to_owned()
 }
 
 fn add(total: &mut WorkerTotals, counts: &WorkerTotals) {

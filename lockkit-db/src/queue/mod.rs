@@ -30,6 +30,8 @@ mod claims;
 mod job;
 mod lease;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
@@ -40,6 +42,8 @@ pub use job::{
     Schedule, Settlement, Verdict,
 };
 pub use memory::{Fault, MemoryStore, Op};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Durability, SqliteOptions, SqliteStore, WritesHeld};
 pub use store::{

@@ -9,7 +9,7 @@ use lockkit_core::Fence;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
 use sqlx::{Row, Sqlite, Transaction};
 
-use super::job::{MAX_ERROR, check_batch, check_name, repeat_answer, seq_must_grow, unix_ms};
+use super::job::{check_batch, check_enqueue, kept_error, repeat_answer, seq_must_grow, unix_ms};
 use super::store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
     Session, SessionSpec, Upkeep, WorkerTotals,
@@ -451,12 +451,6 @@ impl JobStore for SqliteStore {
 
 // === the statements ===
 
-fn check_enqueue(queue: &str, jobs: &[NewJob]) -> Result<(), Error> {
-    check_name("queue", queue)?;
-    check_batch("jobs", jobs.len())?;
-    jobs.iter().try_for_each(NewJob::check)
-}
-
 async fn insert(
     connection: &mut SqliteConnection,
     queue: &str,
@@ -599,7 +593,7 @@ impl Rows {
         dies: bool,
         error: Option<&String>,
     ) {
-        let error = error.map(|text| &text[..text.floor_char_boundary(MAX_ERROR)]);
+        let error = error.map(|text| kept_error(text));
         let error = serde_json::to_string(&error).expect("a string is valid JSON");
         // Up to the next millisecond, so that a delay that is not zero stays one.
         let delay = delay.as_micros().div_ceil(1000);

@@ -29,7 +29,7 @@
 //! That a statement has not happened whose future was dropped or whose wait was bounded on the client's side: the
 //! server finishes it. Inside the transaction it is undone with the rest.
 
-mod held;
+pub(crate) mod held;
 mod machine;
 mod options;
 mod retry;

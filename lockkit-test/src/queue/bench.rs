@@ -4,9 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_db::queue::{JobStore, MemoryStore, SqliteOptions, SqliteStore};
-use lockkit_db::sqlx::{self, Connection as _, SqliteConnection};
+use lockkit_db::queue::{
+    JobStore, MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore,
+};
+use lockkit_db::sqlx::{self, Connection as _, PgConnection, SqliteConnection};
 use tempfile::TempDir;
+
+use crate::postgres::{Cluster, Database};
 
 /// An empty store of its own, whose clock stands still until it is turned.
 pub trait Bench: Send + Sync + 'static {
@@ -18,6 +22,12 @@ pub trait Bench: Send + Sync + 'static {
 
     /// Another handle on the same jobs, as another process would have it.
     fn second(&self) -> impl Future<Output = Arc<Self::Store>> + Send;
+
+    /// Whether a claim always gets the most urgent of all the jobs that are ready. If not, it gets as many, and in
+    /// their order, but it may overlook for a while what has come before them.
+    fn is_strict(&self) -> bool {
+        true
+    }
 
     /// Turns the store's clock forward.
     fn advance(&self, by: Duration) -> impl Future<Output = ()> + Send;
@@ -31,6 +41,14 @@ pub struct SqliteBench {
     store: Arc<SqliteStore>,
     clock: tokio::sync::Mutex<SqliteConnection>,
     folder: TempDir,
+}
+
+/// The store in a PostgreSQL database of its own.
+pub struct PostgresBench {
+    store: Arc<PostgresStore>,
+    clock: tokio::sync::Mutex<PgConnection>,
+    database: Database,
+    rescan: Duration,
 }
 
 impl MemoryBench {
@@ -122,6 +140,82 @@ impl Bench for SqliteBench {
         let ms = i64::try_from(by.as_millis()).expect("a test's times are short");
         let mut clock = self.clock.lock().await;
         sqlx::query("UPDATE test_clock SET ms = ms + ?1")
+            .bind(ms)
+            .execute(&mut *clock)
+            .await
+            .expect("the clock can be turned");
+    }
+}
+
+impl PostgresBench {
+    /// A new database, whose view of the time is replaced by a table with one row.
+    ///
+    /// # Panics
+    /// If there is no server.
+    pub async fn new() -> Self {
+        Self::with_rescan(Duration::from_mins(1)).await
+    }
+
+    /// One whose claims always look from the start.
+    ///
+    /// # Panics
+    /// If there is no server.
+    pub async fn strict() -> Self {
+        Self::with_rescan(Duration::ZERO).await
+    }
+
+    async fn with_rescan(rescan: Duration) -> Self {
+        let database = Cluster::shared().database().await;
+        let store = connect(&database, rescan).await;
+        let mut clock = database.connect().await;
+        let swap = "CREATE TABLE test_clock (ms bigint NOT NULL);
+             INSERT INTO test_clock VALUES (0);
+             CREATE OR REPLACE VIEW lockkit_now AS SELECT ms FROM test_clock";
+        sqlx::raw_sql(swap)
+            .execute(&mut clock)
+            .await
+            .expect("the clock can be replaced");
+        Self {
+            store: Arc::new(store),
+            clock: tokio::sync::Mutex::new(clock),
+            database,
+            rescan,
+        }
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+}
+
+async fn connect(database: &Database, rescan: Duration) -> PostgresStore {
+    let options = PostgresOptions::new(database.options()).rescan(rescan);
+    PostgresStore::open_with(options)
+        .await
+        .expect("a new database can be used")
+}
+
+impl Bench for PostgresBench {
+    type Store = PostgresStore;
+
+    fn store(&self) -> &Arc<PostgresStore> {
+        &self.store
+    }
+
+    async fn second(&self) -> Arc<PostgresStore> {
+        Arc::new(connect(&self.database, self.rescan).await)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.rescan.is_zero()
+    }
+
+    async fn advance(&self, by: Duration) {
+        let ms = i64::try_from(by.as_millis()).expect("a test's times are short");
+        let mut clock = self.clock.lock().await;
+        sqlx::query("UPDATE test_clock SET ms = ms + $1")
             .bind(ms)
             .execute(&mut *clock)
             .await

@@ -7,7 +7,7 @@ mod bench;
 pub mod cases;
 pub mod model;
 
-pub use bench::{Bench, MemoryBench, SqliteBench};
+pub use bench::{Bench, MemoryBench, PostgresBench, SqliteBench};
 
 /// Makes a test of each conformance case, on a bench that `$make` makes anew for each.
 #[macro_export]

@@ -1,0 +1,46 @@
+-- Claims up to $3 ready jobs of queue $2 for session $1, in one statement.
+-- Takes:   $1 session, $2 queue name, $3 how many, $4 the session's number of this claim,
+--          $5 $6 $7 where to begin: after this (priority, run_at, id),
+--          $8 the number again, which must be larger than that of the last claim; 0 where that is no matter
+-- Returns: a row per claimed job, in no order (the caller sorts); none if the session's lease is over
+-- Costs:   two probes of the ready index and $3 row updates
+--
+-- The candidates are picked by themselves, MATERIALIZED: a sub-select with a LIMIT may be run once for
+-- each row that is looked at, and each time pick others. They are locked as they are picked, and what
+-- others have locked is skipped. What is before the beginning is looked at only if there is room left.
+-- The attempt is counted here, so that a job that kills its worker cannot be tried for ever.
+-- The epoch follows the clock as well as its old value: it grows even where a crash undid a claim.
+WITH me AS MATERIALIZED (
+    SELECT t.session_id, n.ms
+    FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
+    WHERE t.session_id = $1::bigint AND lockkit_lives(s.lease_until, n.ms)
+      AND ($8::bigint = 0 OR t.last_claim < $8)
+    FOR NO KEY UPDATE OF t
+), numbered AS (
+    UPDATE lockkit_tally AS t SET last_claim = $8
+    FROM me WHERE t.session_id = me.session_id AND $8 > 0
+), ahead AS MATERIALIZED (
+    SELECT id FROM lockkit_job
+    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2::text)
+      AND (priority, run_at, id) > ($5::smallint, $6::bigint, $7::bigint) AND EXISTS (SELECT FROM me)
+    ORDER BY priority, run_at, id
+    LIMIT $3::bigint FOR NO KEY UPDATE SKIP LOCKED
+), behind AS MATERIALIZED (
+    SELECT id FROM lockkit_job
+    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2)
+      AND (priority, run_at, id) <= ($5, $6, $7) AND EXISTS (SELECT FROM me)
+    ORDER BY priority, run_at, id
+    LIMIT $3 - (SELECT count(*) FROM ahead) FOR NO KEY UPDATE SKIP LOCKED
+), picked AS MATERIALIZED (
+    SELECT id FROM ahead UNION ALL SELECT id FROM behind
+)
+UPDATE lockkit_job AS j
+SET state = 1,
+    session_id = me.session_id,
+    claim_seq = $4::bigint,
+    claimed_at = me.ms,
+    attempt = j.attempt + 1,
+    epoch = greatest(j.epoch + 1, me.ms * 1000)
+FROM me, picked
+WHERE j.id = picked.id
+RETURNING j.id, j.epoch, j.attempt, j.max_attempts, j.priority, j.run_at, j.claimed_at, j.kind, j.payload

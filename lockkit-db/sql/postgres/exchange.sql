@@ -1,0 +1,75 @@
+-- Takes finished jobs off the hot table, counts them, and claims more: the hot path, in one statement.
+-- Takes:   $1 session, $2 batch, $3 ids, $4 epochs, $5 busy microseconds (of the acknowledgements, side by side),
+--          $6 to $12 what claim.sql takes as $2 to $8; $7 is 0 if nothing is to be claimed
+-- Returns: first a row about the session (none if it is gone): whether it lives, its last batch before this
+--          one, the size of that, and the places, from 1, that are refused, of that one if it was this
+--          one; then a row per claimed job, with the columns of claim.sql, in no order
+-- Costs:   one probe by primary key and one delete per acknowledgement; claim.sql; one update of the session's tally
+--
+-- A batch that is here again has its number in the tally, finds its answer there, and does nothing.
+-- The state is compared as a sum, which the index of owners cannot serve: the planner would take an old
+-- estimate's word and walk, for each acknowledgement, all that the session holds.
+-- For the claim, see claim.sql.
+WITH me AS MATERIALIZED (
+    SELECT t.session_id, n.ms, t.last_batch, t.last_size, t.last_stale,
+           lockkit_lives(s.lease_until, n.ms) AS lives,
+           lockkit_lives(s.lease_until, n.ms) AND t.last_batch < $2::bigint AS is_new,
+           lockkit_lives(s.lease_until, n.ms) AND t.last_batch <= $2
+               AND ($12::bigint = 0 OR t.last_claim < $12) AS may_claim
+    FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
+    WHERE t.session_id = $1::bigint
+    FOR NO KEY UPDATE OF t
+), ack AS MATERIALIZED (
+    SELECT * FROM unnest($3::bigint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS a (id, epoch, busy, place)
+), gone AS (
+    DELETE FROM lockkit_job AS j
+    USING me, ack AS a
+    WHERE me.is_new AND j.id = a.id
+      AND j.epoch = a.epoch AND j.state + 0 = 1 AND j.session_id = me.session_id
+    RETURNING a.place, a.busy
+), refused AS MATERIALIZED (
+    SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM gone) ORDER BY place) AS places
+), counted AS (
+    UPDATE lockkit_tally AS t
+    SET last_batch = CASE WHEN me.is_new THEN $2 ELSE t.last_batch END,
+        last_size = CASE WHEN me.is_new THEN cardinality($3) ELSE t.last_size END,
+        last_stale = CASE WHEN me.is_new THEN refused.places ELSE t.last_stale END,
+        last_claim = CASE WHEN me.may_claim THEN greatest(t.last_claim, $12) ELSE t.last_claim END,
+        done = t.done + (SELECT count(*) FROM gone),
+        busy_us = least(t.busy_us + (SELECT coalesce(sum(busy), 0) FROM gone), 9223372036854775807)
+    FROM me, refused
+    WHERE t.session_id = me.session_id AND (me.is_new OR me.may_claim)
+), ahead AS MATERIALIZED (
+    SELECT id FROM lockkit_job
+    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6::text)
+      AND (priority, run_at, id) > ($9::smallint, $10::bigint, $11::bigint) AND (SELECT may_claim FROM me)
+    ORDER BY priority, run_at, id
+    LIMIT $7::bigint FOR NO KEY UPDATE SKIP LOCKED
+), behind AS MATERIALIZED (
+    SELECT id FROM lockkit_job
+    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6)
+      AND (priority, run_at, id) <= ($9, $10, $11) AND (SELECT may_claim FROM me)
+    ORDER BY priority, run_at, id
+    LIMIT $7 - (SELECT count(*) FROM ahead) FOR NO KEY UPDATE SKIP LOCKED
+), picked AS MATERIALIZED (
+    SELECT id FROM ahead UNION ALL SELECT id FROM behind
+), claimed AS (
+    UPDATE lockkit_job AS j
+    SET state = 1,
+        session_id = me.session_id,
+        claim_seq = $8::bigint,
+        claimed_at = me.ms,
+        attempt = j.attempt + 1,
+        epoch = greatest(j.epoch + 1, me.ms * 1000)
+    FROM me, picked
+    WHERE j.id = picked.id
+    RETURNING j.id, j.epoch, j.attempt, j.max_attempts, j.priority, j.run_at, j.claimed_at, j.kind, j.payload
+)
+SELECT NULL::bigint AS id, NULL::bigint AS epoch, NULL::integer AS attempt, NULL::integer AS max_attempts,
+       NULL::smallint AS priority, NULL::bigint AS run_at, NULL::bigint AS claimed_at,
+       NULL::text AS kind, NULL::bytea AS payload,
+       me.lives, me.last_batch, me.last_size,
+       CASE WHEN me.is_new THEN refused.places ELSE me.last_stale END AS refused
+FROM me, refused
+UNION ALL
+SELECT *, NULL, NULL, NULL, NULL FROM claimed

@@ -1,0 +1,11 @@
+-- Makes up to $1 scheduled jobs ready whose time has come; what others are at is left to them.
+-- Returns: how many
+WITH due AS MATERIALIZED (
+    SELECT id FROM lockkit_job
+    WHERE state = 2 AND run_at <= (SELECT ms FROM lockkit_now)
+    ORDER BY run_at
+    LIMIT $1::bigint FOR NO KEY UPDATE SKIP LOCKED
+), promoted AS (
+    UPDATE lockkit_job AS j SET state = 0 FROM due WHERE j.id = due.id RETURNING j.id
+)
+SELECT count(*) FROM promoted

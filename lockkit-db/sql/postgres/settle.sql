@@ -1,0 +1,84 @@
+-- Settles a batch of acknowledgements of every kind, and counts it, in one statement.
+-- Takes:   $1 session, $2 batch, and of the acknowledgements, side by side: $3 ids, $4 epochs, $5 busy microseconds,
+--          $6 verdicts (0 done, 1 retry, 2 dead, 3 release, 4 snooze), $7 delays in ms, $8 errors, $9 results
+-- Returns: the row about the session of exchange.sql
+-- Costs:   one probe by primary key and one write per acknowledgement, two where a row is filed elsewhere
+--
+-- See exchange.sql for batches that are here again, and for the sum. Of a job that is put back the epoch
+-- stays: the next claim raises it.
+WITH me AS MATERIALIZED (
+    SELECT t.session_id, n.ms, s.worker, t.last_batch, t.last_size, t.last_stale,
+           lockkit_lives(s.lease_until, n.ms) AS lives,
+           lockkit_lives(s.lease_until, n.ms) AND t.last_batch < $2::bigint AS is_new
+    FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
+    WHERE t.session_id = $1::bigint
+    FOR NO KEY UPDATE OF t
+), ack AS MATERIALIZED (
+    SELECT *
+    FROM unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::smallint[], $7::bigint[], $8::text[], $9::bytea[])
+        WITH ORDINALITY AS a (id, epoch, busy, verdict, delay, error, result, place)
+), held AS MATERIALIZED (
+    SELECT a.*, (a.verdict = 2 OR a.verdict = 1 AND j.attempt >= j.max_attempts) AS dies
+    FROM ack AS a JOIN lockkit_job AS j ON j.id = a.id, me
+    WHERE me.is_new
+      AND j.epoch = a.epoch AND j.state + 0 = 1 AND j.session_id = me.session_id
+    FOR UPDATE OF j
+), gone AS (
+    DELETE FROM lockkit_job AS j
+    USING held AS h
+    WHERE j.id = h.id AND (h.verdict = 0 OR h.dies)
+    RETURNING j.id, j.queue_id, j.kind, j.payload, j.attempt, j.enqueued_at,
+              h.verdict, h.error, h.result, h.busy
+), kept AS (
+    INSERT INTO lockkit_done
+        (id, queue_id, kind, attempt, worker, enqueued_at, finished_at, busy_us, result)
+    SELECT g.id, g.queue_id, g.kind, g.attempt, me.worker, g.enqueued_at, me.ms, g.busy, g.result
+    FROM gone AS g, me
+    WHERE g.verdict = 0 AND g.result IS NOT NULL
+    ON CONFLICT (id) DO UPDATE
+    SET (queue_id, kind, attempt, worker, enqueued_at, finished_at, busy_us, result)
+        = (excluded.queue_id, excluded.kind, excluded.attempt, excluded.worker,
+           excluded.enqueued_at, excluded.finished_at, excluded.busy_us, excluded.result)
+), buried AS (
+    INSERT INTO lockkit_dead (id, queue_id, kind, payload, attempt, enqueued_at, died_at, error)
+    SELECT g.id, g.queue_id, g.kind, g.payload, g.attempt, g.enqueued_at, me.ms, g.error
+    FROM gone AS g, me
+    WHERE g.verdict <> 0
+    ON CONFLICT (id) DO UPDATE
+    SET (queue_id, kind, payload, attempt, enqueued_at, died_at, error)
+        = (excluded.queue_id, excluded.kind, excluded.payload, excluded.attempt,
+           excluded.enqueued_at, excluded.died_at, excluded.error)
+), back AS (
+    UPDATE lockkit_job AS j
+    SET state = CASE WHEN h.delay > 0 THEN 2 ELSE 0 END,
+        run_at = CASE WHEN h.delay > 0 THEN me.ms + h.delay ELSE j.run_at END,
+        attempt = j.attempt - CASE WHEN h.verdict IN (3, 4) THEN 1 ELSE 0 END,
+        session_id = NULL,
+        claimed_at = NULL,
+        error = coalesce(h.error, j.error)
+    FROM held AS h, me
+    WHERE j.id = h.id AND h.verdict <> 0 AND NOT h.dies
+), refused AS MATERIALIZED (
+    SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM held) ORDER BY place) AS places
+), counted AS (
+    UPDATE lockkit_tally AS t
+    SET last_batch = $2,
+        last_size = cardinality($3),
+        last_stale = refused.places,
+        done = t.done + c.done,
+        retried = t.retried + c.retried,
+        dead = t.dead + c.dead,
+        released = t.released + c.released,
+        busy_us = least(t.busy_us + c.busy, 9223372036854775807)
+    FROM me, refused,
+         (SELECT count(*) FILTER (WHERE verdict = 0) AS done,
+                 count(*) FILTER (WHERE verdict IN (1, 4) AND NOT dies) AS retried,
+                 count(*) FILTER (WHERE dies) AS dead,
+                 count(*) FILTER (WHERE verdict = 3) AS released,
+                 coalesce(sum(busy), 0) AS busy
+          FROM held) AS c
+    WHERE me.is_new AND t.session_id = me.session_id
+)
+SELECT me.lives, me.last_batch, me.last_size,
+       CASE WHEN me.is_new THEN refused.places ELSE me.last_stale END AS refused
+FROM me, refused

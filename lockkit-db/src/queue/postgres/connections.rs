@@ -1,0 +1,301 @@
+//! The store's own connections: kept between calls, and clean or closed.
+
+use std::time::Duration;
+
+use lockkit_core::sync::Mutex;
+use lockkit_core::{Permit, Semaphore};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use tokio::time::{Instant, timeout_at};
+
+use crate::Error;
+use crate::backend::{Class, classify_sqlx};
+use crate::transaction::held::{Held, Lent};
+
+/// A connection that was used this lately is used without a look at whether it is still there.
+const TRUST: Duration = Duration::from_secs(1);
+
+/// How much longer than the server's own time-out an answer is waited for.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What is the same on all of the store's connections.
+///
+/// The statements are written for `READ COMMITTED`: a row that somebody has changed meanwhile is looked at
+/// anew. They name their plans by their shape; the planner is kept from others, which it would choose by
+/// statistics that are old the moment they are made: in a table of jobs hardly any is claimed when it is looked
+/// at. A server must not wait long for a client that is not there any more, because it has rows locked.
+const SETTINGS: &str = "\
+SET default_transaction_isolation = 'read committed';
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off; SET enable_bitmapscan = off;
+SET enable_hashjoin = off; SET enable_mergejoin = off;
+SET jit = off; SET lock_timeout = 0;
+SET tcp_user_timeout = 10000;
+SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;";
+
+/// Where there is such a setting (PostgreSQL 14, on Linux), a statement whose client is gone ends soon.
+const LOOK_FOR_THE_CLIENT: &str = "SET client_connection_check_interval = 1000";
+
+/// What a commit on a connection survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commits {
+    /// All that the server is set up for, and a crash of the server at least.
+    Durable,
+    /// A crash of the server may undo the last ones.
+    Fast,
+}
+
+/// A statement with its arguments.
+pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+/// So many connections, used in turns: whoever comes when all are in use waits in line.
+pub(super) struct Connections {
+    turns: Semaphore,
+    /// The last one used is the first one used again, so that what is not needed gets old.
+    idle: Mutex<Vec<Idle>>,
+    options: PgConnectOptions,
+    settings: String,
+    patience: Duration,
+}
+
+struct Idle {
+    connection: PgConnection,
+    since: Instant,
+}
+
+/// One of them, lent.
+struct Lane<'a> {
+    connection: PgConnection,
+    of: &'a Connections,
+}
+
+/// The use of a connection for one call, at whose end it goes back if it is clean.
+pub(super) struct Turn<'a> {
+    held: Held<Lane<'a>>,
+    _permit: Permit<'a>,
+    begun: Instant,
+}
+
+/// A transaction on a connection. Dropped, it is undone by closing the connection.
+pub(super) struct Transaction<'a>(Turn<'a>);
+
+/// What a statement leaves behind if it happens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// Nothing, or nothing before a COMMIT.
+    None,
+    /// It is a transaction by itself.
+    Commits,
+}
+
+// === impl Connections ===
+
+impl Connections {
+    pub(super) fn new(
+        options: &PgConnectOptions,
+        most: usize,
+        commits: Commits,
+        patience: Duration,
+    ) -> Self {
+        let milliseconds = patience.as_millis();
+        let durability = match commits {
+            // Whoever has asked for more than a local commit gets it.
+            Commits::Durable => {
+                "SELECT set_config('synchronous_commit', 'on', false)
+                 WHERE current_setting('synchronous_commit') = 'off'"
+            }
+            Commits::Fast => "SET synchronous_commit = off",
+        };
+        let settings = format!(
+            "{SETTINGS} SET statement_timeout = {milliseconds};
+             SET idle_in_transaction_session_timeout = {milliseconds}; {durability}"
+        );
+        Self {
+            turns: Semaphore::new(most).expect("the number of connections was checked"),
+            idle: Mutex::new(Vec::new()),
+            options: options.clone(),
+            settings,
+            patience,
+        }
+    }
+
+    /// Waits for a connection that is not in use, or that can be opened.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, Error> {
+        let begun = Instant::now();
+        let turn = async {
+            let permit = self
+                .turns
+                .acquire()
+                .await
+                .expect("the connections' semaphore is never closed");
+            let connection = self.connection().await.map_err(|e| failed(e, begun))?;
+            let lane = Lane {
+                connection,
+                of: self,
+            };
+            Ok(Turn {
+                held: Held::new(lane),
+                _permit: permit,
+                begun,
+            })
+        };
+        timeout_at(begun + self.patience, turn)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::Busy {
+                    waited: begun.elapsed(),
+                    source: "no connection was to be had".into(),
+                })
+            })
+    }
+
+    /// Begins a transaction.
+    pub(super) async fn begin(&self) -> Result<Transaction<'_>, Error> {
+        self.begin_with("BEGIN").await
+    }
+
+    /// Begins a transaction that only reads, for several statements to see the same.
+    pub(super) async fn begin_reading(&self) -> Result<Transaction<'_>, Error> {
+        self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await
+    }
+
+    async fn begin_with(&self, text: &'static str) -> Result<Transaction<'_>, Error> {
+        let mut turn = self.turn().await?;
+        turn.held.soil();
+        turn.text(text, Effect::None).await?;
+        Ok(Transaction(turn))
+    }
+
+    /// Runs one statement that changes nothing.
+    pub(super) async fn read(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
+        self.turn().await?.alone(statement, Effect::None).await
+    }
+
+    /// Runs one statement that is a transaction by itself. When this has returned, it is committed: all that the
+    /// server has to say about it is read, and that ends with the news of the commit.
+    pub(super) async fn write(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
+        self.turn().await?.alone(statement, Effect::Commits).await
+    }
+
+    async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
+        loop {
+            let Some(mut idle) = self.idle.lock().pop() else {
+                return self.connect().await;
+            };
+            // Its end may have gone unnoticed, and what is sent into it would then be in doubt.
+            if idle.since.elapsed() < TRUST || idle.connection.ping().await.is_ok() {
+                return Ok(idle.connection);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        let _ = connection.execute(LOOK_FOR_THE_CLIENT).await;
+        connection
+            .execute(AssertSqlSafe(self.settings.clone()))
+            .await?;
+        Ok(connection)
+    }
+}
+
+impl Lent for Lane<'_> {
+    fn give_back(self) {
+        self.of.idle.lock().push(Idle {
+            connection: self.connection,
+            since: Instant::now(),
+        });
+    }
+
+    fn close(self) {}
+}
+
+// === impl Turn, Transaction ===
+
+impl Turn<'_> {
+    /// One statement, and the end of the turn.
+    async fn alone(
+        mut self,
+        statement: Statement<'_>,
+        effect: Effect,
+    ) -> Result<Vec<PgRow>, Error> {
+        self.held.soil();
+        let rows = self.rows(statement, effect).await?;
+        self.held.wash();
+        Ok(rows)
+    }
+
+    async fn rows(
+        &mut self,
+        statement: Statement<'_>,
+        effect: Effect,
+    ) -> Result<Vec<PgRow>, Error> {
+        let limit = Instant::now() + self.held.of.patience + GRACE;
+        // To the end: a stream of rows that is left early does not tell whether they were committed.
+        let sent = timeout_at(limit, statement.fetch_all(&mut self.held.connection)).await;
+        self.answer(sent, effect)
+    }
+
+    async fn text(&mut self, text: &'static str, effect: Effect) -> Result<(), Error> {
+        let limit = Instant::now() + self.held.of.patience + GRACE;
+        let sent = timeout_at(limit, self.held.connection.execute(text)).await;
+        self.answer(sent, effect).map(drop)
+    }
+
+    fn answer<T>(
+        &self,
+        sent: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
+        effect: Effect,
+    ) -> Result<T, Error> {
+        let error = match sent {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error,
+            Err(elapsed) => sqlx::Error::Io(elapsed.into()),
+        };
+        if effect == Effect::Commits && classify_sqlx(&error) == Class::ConnectionLost {
+            return Err(Error::Unknown {
+                source: error.into(),
+            });
+        }
+        Err(failed(error, self.begun))
+    }
+}
+
+impl Transaction<'_> {
+    /// Runs a statement in it.
+    pub(super) async fn rows(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
+        self.0.rows(statement, Effect::None).await
+    }
+
+    /// The connection, for statements that are run elsewhere.
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.0.held.connection
+    }
+
+    /// Commits. Only after this has returned has anything happened for certain.
+    ///
+    /// A COMMIT after an error would roll back and call that a success, but an error has ended the
+    /// transaction's use already.
+    pub(super) async fn commit(mut self) -> Result<(), Error> {
+        self.0.text("COMMIT", Effect::Commits).await?;
+        self.0.held.wash();
+        Ok(())
+    }
+}
+
+/// An error that says that nothing has happened.
+pub(super) fn failed(error: sqlx::Error, begun: Instant) -> Error {
+    match classify_sqlx(&error) {
+        Class::LockNotAvailable | Class::Deadlock | Class::Serialization | Class::Interrupted => {
+            Error::Busy {
+                waited: begun.elapsed(),
+                source: error.into(),
+            }
+        }
+        _ => Error::Database {
+            source: error.into(),
+        },
+    }
+}

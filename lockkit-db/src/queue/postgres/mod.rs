@@ -1,0 +1,553 @@
+//! The job store on PostgreSQL.
+
+mod connections;
+mod cursor;
+mod schema;
+mod statements;
+
+use std::time::Duration;
+
+use lockkit_core::sync::Mutex;
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{Postgres, Row as _, Transaction};
+use tokio::time::{Instant, sleep};
+
+use self::connections::{Commits, Connections, failed};
+use self::cursor::Cursor;
+use self::statements::{Batch, Claims, sql};
+use super::job::{check_batch, check_enqueue};
+use super::store::{
+    AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
+    Session, SessionSpec, Upkeep, WorkerTotals,
+};
+use super::{JobId, NewJob};
+use crate::Error;
+
+/// How many scheduled jobs one round of upkeep makes ready: millions may be due at once, and no transaction is to
+/// be long. What is left is due at once again.
+const PROMOTE_LIMIT: i64 = 1000;
+
+/// The pauses between two looks for other processes' jobs: from, to.
+const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// The longest patience and the longest time between two looks from the start.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// How to open a [`PostgresStore`].
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    connect: PgConnectOptions,
+    connections: usize,
+    patience: Duration,
+    rescan: Duration,
+    migrate: bool,
+}
+
+impl PostgresOptions {
+    /// The tables in the database, and there in the schema, to which these options connect: 4 connections for
+    /// claims and acknowledgements, a patience of 10 seconds, a look from the start every 250 ms, and the tables
+    /// are made or brought up to date.
+    #[must_use]
+    pub fn new(connect: PgConnectOptions) -> Self {
+        Self {
+            connect,
+            connections: 4,
+            patience: Duration::from_secs(10),
+            rescan: Duration::from_millis(250),
+            migrate: true,
+        }
+    }
+
+    /// How many connections at most for what writes jobs: one for each worker of the process, and one or two more
+    /// for those who enqueue. They are opened when they are needed. Beside them there are one for
+    /// heartbeats and one for looking.
+    #[must_use]
+    pub fn connections(mut self, most: usize) -> Self {
+        self.connections = most;
+        self
+    }
+
+    /// How long an operation waits for a connection or for others' locks, before [`Error::Busy`].
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// For how long a claim may go on where the last one ended, and so miss a job that has appeared before that
+    /// place: one of a higher priority, or one that came back. With zero each claim looks from the start,
+    /// and the order is strict, at the price that what others have claimed long ago slows a claim down for as
+    /// long as some transaction may still be reading it.
+    #[must_use]
+    pub fn rescan(mut self, every: Duration) -> Self {
+        self.rescan = every;
+        self
+    }
+
+    /// Whether missing tables are made, and older ones brought up to date. If not, they are an [`Error::Schema`].
+    #[must_use]
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_batch("connections", self.connections)?;
+        if self.patience < Duration::from_millis(1) || self.patience > LONGEST {
+            let problem = format!("must be from 1 ms to {LONGEST:?}");
+            return Err(Error::invalid("patience", problem));
+        }
+        if self.rescan > LONGEST {
+            return Err(Error::invalid(
+                "rescan",
+                format!("must be at most {LONGEST:?}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The job store on PostgreSQL 13 or newer, shared by any number of processes.
+///
+/// A claim, a batch of acknowledgements, or both together, are one statement and one round trip, and so is
+/// an enqueue. The store has connections of its own, with settings of their own, so they must be direct
+/// ones or a pooler's in session mode. It needs no superuser; to make its tables it needs the right to.
+///
+/// The clock is the server's. When it is set back, leases last longer by as much; when it is set forward, they end
+/// early, and the fence refuses what comes too late.
+///
+/// A claim gets the most urgent jobs that it sees. Two claims at the same time take different ones, and one may
+/// overlook for a moment what has appeared behind its back: see [`PostgresOptions::rescan`].
+///
+/// ```no_run
+/// # async fn f() -> Result<(), lockkit_db::Error> {
+/// use lockkit_db::queue::{JobStore, NewJob, PostgresStore};
+///
+/// let store = PostgresStore::open("postgres://app@db.example/app").await?;
+/// store.enqueue("mail", &[NewJob::new("welcome", b"ada".to_vec())]).await?;
+/// # Ok(()) }
+/// ```
+pub struct PostgresStore {
+    /// For claims and acknowledgements, and all else that writes jobs.
+    lanes: Connections,
+    heart: Connections,
+    reader: Connections,
+    cursor: Mutex<Cursor>,
+    /// Rung when this process has put jobs in.
+    enqueued: tokio::sync::Notify,
+}
+
+// === impl PostgresStore ===
+
+impl PostgresStore {
+    /// Opens the store in the database at an address, such as `postgres://user:password@host/database`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for what is no such address, and see [`open_with`](Self::open_with).
+    pub async fn open(address: &str) -> Result<Self, Error> {
+        // The parser's own error may repeat what it was given, with the password.
+        let connect = address.parse().map_err(|_| {
+            Error::invalid("address", "is not the address of a PostgreSQL database")
+        })?;
+        Self::open_with(PostgresOptions::new(connect)).await
+    }
+
+    /// Opens the store. Many processes may open a new one at once.
+    ///
+    /// Cost: three connections, and a transaction that reads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Schema`] if the tables are of a newer version, or of an older one that is not to be
+    /// [migrated](PostgresOptions::migrate); [`Error::Invalid`] for no connections or over 10,000, or for a time that is
+    /// not within its limits; [`Error::Busy`] if the patience was not enough; or the database's.
+    pub async fn open_with(options: PostgresOptions) -> Result<Self, Error> {
+        options.check()?;
+        let connections =
+            |most, commits| Connections::new(&options.connect, most, commits, options.patience);
+        let store = Self {
+            lanes: connections(options.connections, Commits::Durable),
+            // A heartbeat that a crash undoes has only made the lease shorter.
+            heart: connections(1, Commits::Fast),
+            reader: connections(1, Commits::Fast),
+            cursor: Mutex::new(Cursor::new(options.rescan)),
+            enqueued: tokio::sync::Notify::new(),
+        };
+        schema::prepare(&store.lanes, options.migrate).await?;
+        Ok(store)
+    }
+
+    /// Puts jobs in as part of the caller's own transaction, in the database of a store: they are there when it
+    /// commits.
+    ///
+    /// Cost: one statement, and one more for a queue that is new. Workers see them by polling, those of
+    /// this process too. The first transaction that names a new queue makes others wait who do so too,
+    /// until it ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`JobStore::enqueue`]; the caller rolls back.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the transaction's: the caller rolls back.
+    pub async fn enqueue_in(
+        transaction: &mut Transaction<'_, Postgres>,
+        queue: &str,
+        jobs: &[NewJob],
+    ) -> Result<Vec<JobId>, Error> {
+        check_enqueue(queue, jobs)?;
+        let begun = Instant::now();
+        let mut ids = Vec::with_capacity(jobs.len());
+        for part in statements::parts(jobs) {
+            let mut rows = Vec::new();
+            for register in [false, true] {
+                if register {
+                    let register = statements::register(queue).execute(&mut **transaction);
+                    register.await.map_err(|error| failed(error, begun))?;
+                }
+                let insert = statements::enqueue(queue, part).fetch_all(&mut **transaction);
+                rows = insert.await.map_err(|error| failed(error, begun))?;
+                if !rows.is_empty() {
+                    break;
+                }
+            }
+            ids.extend(statements::ids(&rows));
+        }
+        registered(queue, ids)
+    }
+
+    /// Puts jobs in, unless there is no such queue: then there are no ids.
+    async fn insert(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
+        let parts = statements::parts(jobs);
+        if let [part] = &parts[..] {
+            let rows = self.lanes.write(statements::enqueue(queue, part)).await?;
+            return Ok(statements::ids(&rows));
+        }
+        let mut ids = Vec::with_capacity(jobs.len());
+        let mut transaction = self.lanes.begin().await?;
+        for part in &parts {
+            let rows = transaction.rows(statements::enqueue(queue, part)).await?;
+            ids.extend(statements::ids(&rows));
+        }
+        transaction.commit().await?;
+        Ok(ids)
+    }
+
+    /// Tells the workers of this process that there may be work.
+    fn ring(&self) {
+        self.cursor.lock().reset();
+        self.enqueued.notify_waiters();
+    }
+
+    /// Runs a claim, alone or in an exchange, from where the last one ended.
+    async fn claim(
+        &self,
+        spec: &ClaimSpec,
+        run: impl AsyncFnOnce(Claims<'_>) -> Result<Vec<PgRow>, Error>,
+    ) -> Result<Vec<PgRow>, Error> {
+        let begun = self.cursor.lock().begin(&spec.queue, Instant::now());
+        let rows = run(Claims::first(spec, begun.after)).await?;
+        let places = rows.iter().filter_map(statements::place);
+        let ends = places.fold(None, |ends, place| {
+            let (first, last, n) = ends.unwrap_or((place, place, 0));
+            Some((place.min(first), place.max(last), n + 1))
+        });
+        let full = ends.is_some_and(|(_, _, n)| n == spec.n);
+        let got = ends.map(|(first, last, _)| (first, last));
+        self.cursor.lock().end(&spec.queue, begun, full, got);
+        Ok(rows)
+    }
+
+    /// An exchange whose claim was sent before: in a transaction that first waits for whatever is still under way.
+    async fn exchange_again(
+        &self,
+        session: &Session,
+        batch: Option<&Batch<'_>>,
+        spec: &ClaimSpec,
+    ) -> Result<Exchange, Error> {
+        let mut transaction = self.lanes.begin().await?;
+        let lock = sqlx::query(sql!("session_lock"))
+            .bind(session.id)
+            .bind(spec.seq as i64);
+        transaction.rows(lock).await?;
+        let settled = match batch {
+            Some(batch) => {
+                let rows = transaction.rows(batch.settle(session)).await?;
+                batch.settled(&rows)?
+            }
+            None => Vec::new(),
+        };
+        let held = sqlx::query(sql!("claim_again"))
+            .bind(session.id)
+            .bind(spec.seq as i64);
+        let mut rows = transaction.rows(held).await?;
+        if rows.is_empty() {
+            rows = transaction.rows(Claims::again(spec).alone(session)).await?;
+        }
+        transaction.commit().await?;
+        let claimed = statements::claimed(&rows)?;
+        Ok(Exchange { settled, claimed })
+    }
+
+    /// Ends the sessions whose lease is over, and one more if it is named, and gives back what they hold: how
+    /// many jobs that is, and how many more are dead of it.
+    async fn reap(&self, also: Option<&Session>) -> Result<(u64, u64), Error> {
+        let mut transaction = self.lanes.begin().await?;
+        if let Some(session) = also {
+            let end = sqlx::query(sql!("session_end")).bind(session.id);
+            transaction.rows(end).await?;
+        }
+        transaction.rows(sqlx::query(sql!("reap_end"))).await?;
+        let locked = transaction.rows(sqlx::query(sql!("reap_lock"))).await?;
+        let locked: Vec<i64> = locked.iter().map(|row| row.get(0)).collect();
+        let reaped = transaction
+            .rows(sqlx::query(sql!("reap")).bind(locked))
+            .await?;
+        transaction.commit().await?;
+        Ok((count(&reaped[0], 0), count(&reaped[0], 1)))
+    }
+
+    async fn list<T>(
+        &self,
+        sql: &'static str,
+        after: JobId,
+        limit: usize,
+        row: impl Fn(&PgRow) -> T,
+    ) -> Result<Vec<T>, Error> {
+        check_batch("limit", limit)?;
+        let list = sqlx::query(sql).bind(after.0).bind(limit as i64);
+        let rows = self.reader.read(list).await?;
+        Ok(rows.iter().map(row).collect())
+    }
+
+    async fn has_ready(&self, queue: &str) -> Result<bool, Error> {
+        let probe = sqlx::query(sql!("ready_probe")).bind(queue);
+        Ok(self.reader.read(probe).await?[0].get(0))
+    }
+}
+
+impl JobStore for PostgresStore {
+    async fn enqueue(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
+        check_enqueue(queue, jobs)?;
+        let mut ids = self.insert(queue, jobs).await?;
+        if ids.is_empty() {
+            self.lanes.write(statements::register(queue)).await?;
+            ids = registered(queue, self.insert(queue, jobs).await?)?;
+        }
+        self.ring();
+        Ok(ids)
+    }
+
+    async fn open_session(&self, spec: &SessionSpec) -> Result<Session, Error> {
+        spec.check()?;
+        let open = sqlx::query(sql!("session_open"))
+            .bind(&spec.worker)
+            .bind(&spec.host)
+            .bind(spec.lease.as_millis() as i64);
+        let rows = self.lanes.write(open).await?;
+        Ok(Session {
+            id: rows[0].get(0),
+            lease: spec.lease,
+        })
+    }
+
+    async fn renew(&self, session: &Session) -> Result<Renewal, Error> {
+        let renew = sqlx::query(sql!("session_renew")).bind(session.id);
+        let renewed = self.heart.write(renew).await?;
+        Ok(if renewed.is_empty() {
+            Renewal::Lost
+        } else {
+            Renewal::Renewed
+        })
+    }
+
+    async fn exchange(
+        &self,
+        session: &Session,
+        acks: Option<&AckBatch>,
+        claim: Option<&ClaimSpec>,
+    ) -> Result<Exchange, Error> {
+        acks.map_or(Ok(()), AckBatch::check)?;
+        claim.map_or(Ok(()), ClaimSpec::check)?;
+        let batch = acks.map(Batch::new);
+        let mut exchange = Exchange::default();
+        let claim = match (&batch, claim) {
+            (None, None) => None,
+            (batch, Some(spec)) if spec.again => {
+                exchange = self.exchange_again(session, batch.as_ref(), spec).await?;
+                None
+            }
+            (Some(batch), spec) if batch.is_plain() => {
+                let rows = match spec {
+                    Some(spec) => {
+                        let run = async |claims: Claims<'_>| {
+                            self.lanes.write(batch.exchange(session, claims)).await
+                        };
+                        self.claim(spec, run).await?
+                    }
+                    None => {
+                        self.lanes
+                            .write(batch.exchange(session, Claims::NONE))
+                            .await?
+                    }
+                };
+                exchange.settled = batch.settled(&rows)?;
+                exchange.claimed = statements::claimed(&rows)?;
+                None
+            }
+            (Some(batch), spec) => {
+                let rows = self.lanes.write(batch.settle(session)).await?;
+                exchange.settled = batch.settled(&rows)?;
+                spec
+            }
+            (None, spec) => spec,
+        };
+        if let Some(spec) = claim {
+            let run = async |claims: Claims<'_>| self.lanes.write(claims.alone(session)).await;
+            let rows = self.claim(spec, run).await;
+            // One half has happened, so what became of the whole is to be asked for.
+            let rows = match (rows, acks) {
+                (Err(error), Some(_)) if !error.is_unknown() => {
+                    return Err(Error::Unknown {
+                        source: error.into(),
+                    });
+                }
+                (rows, _) => rows?,
+            };
+            exchange.claimed = statements::claimed(&rows)?;
+        }
+        if batch.is_some_and(|batch| !batch.is_plain()) {
+            self.ring();
+        }
+        Ok(exchange)
+    }
+
+    async fn close_session(&self, session: &Session) -> Result<(), Error> {
+        self.reap(Some(session)).await?;
+        self.ring();
+        Ok(())
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep, Error> {
+        let probe = self.reader.read(sqlx::query(sql!("upkeep_probe"))).await?;
+        let (due, over): (bool, bool) = (probe[0].get(0), probe[0].get(1));
+        let next: Option<i64> = probe[0].get(2);
+        let mut upkeep = Upkeep {
+            next_due: next.map(|ms| Duration::from_millis(ms.max(0) as u64)),
+            ..Upkeep::default()
+        };
+        if over {
+            (upkeep.requeued, upkeep.buried) = self.reap(None).await?;
+        }
+        if due {
+            let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
+            let promoted = self.lanes.write(promote).await;
+            if upkeep.requeued > 0 {
+                self.ring();
+            }
+            upkeep.promoted = count(&promoted?[0], 0);
+        }
+        if upkeep.promoted + upkeep.requeued > 0 {
+            self.ring();
+        }
+        Ok(upkeep)
+    }
+
+    async fn wait_for_work(&self, queue: &str, limit: Duration) {
+        // In this process a bell rings; what others write is looked for.
+        let bell = self.enqueued.notified();
+        tokio::pin!(bell);
+        bell.as_mut().enable();
+        let look = async {
+            let mut pause = LOOK.0;
+            // An error is no news here: it is the next claim's to report.
+            while !self.has_ready(queue).await.unwrap_or(false) {
+                sleep(pause).await;
+                pause = (pause * 2).min(LOOK.1);
+            }
+        };
+        tokio::select! {
+            () = bell => {}
+            () = look => {}
+            () = sleep(limit) => {}
+        }
+    }
+
+    async fn active(&self, after: JobId, limit: usize) -> Result<Vec<ActiveJob>, Error> {
+        self.list(sql!("list_active"), after, limit, |row| ActiveJob {
+            id: JobId(row.get(0)),
+            queue: row.get(1),
+            kind: row.get(2),
+            attempt: row.get::<i32, _>(3) as u32,
+            worker: row.get(4),
+            since: Duration::from_millis(count(row, 5)),
+        })
+        .await
+    }
+
+    async fn completed(&self, after: JobId, limit: usize) -> Result<Vec<CompletedJob>, Error> {
+        self.list(sql!("list_done"), after, limit, |row| CompletedJob {
+            id: JobId(row.get(0)),
+            queue: row.get(1),
+            kind: row.get(2),
+            attempt: row.get::<i32, _>(3) as u32,
+            worker: row.get(4),
+            busy: Duration::from_micros(count(row, 5)),
+            result: row.get(6),
+        })
+        .await
+    }
+
+    async fn dead(&self, after: JobId, limit: usize) -> Result<Vec<DeadJob>, Error> {
+        self.list(sql!("list_dead"), after, limit, |row| DeadJob {
+            id: JobId(row.get(0)),
+            queue: row.get(1),
+            kind: row.get(2),
+            attempt: row.get::<i32, _>(3) as u32,
+            payload: row.get(4),
+            error: row.get(5),
+        })
+        .await
+    }
+
+    async fn stats(&self) -> Result<QueueStats, Error> {
+        let mut transaction = self.reader.begin_reading().await?;
+        let jobs = transaction.rows(sqlx::query(sql!("stats_jobs"))).await?;
+        let workers = transaction.rows(sqlx::query(sql!("stats_workers"))).await?;
+        transaction.commit().await?;
+        let totals = |row: &PgRow| WorkerTotals {
+            worker: row.get(0),
+            sessions: count(row, 1),
+            live: count(row, 2),
+            done: count(row, 3),
+            retried: count(row, 4),
+            dead: count(row, 5),
+            released: count(row, 6),
+            busy: Duration::from_micros(count(row, 7)),
+        };
+        Ok(QueueStats {
+            ready: count(&jobs[0], 0),
+            claimed: count(&jobs[0], 1),
+            scheduled: count(&jobs[0], 2),
+            kept: count(&jobs[0], 3),
+            dead: count(&jobs[0], 4),
+            workers: workers.iter().map(totals).collect(),
+        })
+    }
+}
+
+/// The ids of jobs that were put into a queue which was registered before.
+fn registered(queue: &str, ids: Vec<JobId>) -> Result<Vec<JobId>, Error> {
+    if ids.is_empty() {
+        let problem = format!("queue {queue:?} was registered, and is not there");
+        return Err(Error::Schema { problem });
+    }
+    Ok(ids)
+}
+
+/// A number that is not below zero, unless the clock went back.
+fn count(row: &PgRow, at: usize) -> u64 {
+    row.get::<i64, _>(at).max(0) as u64
+}

@@ -1,0 +1,260 @@
+//! The statements, and what goes into them and comes out.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use lockkit_core::Fence;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use super::connections::Statement;
+use super::cursor::{Place, START};
+use crate::Error;
+use crate::queue::job::{kept_error, repeat_answer, seq_must_grow, unix_ms};
+use crate::queue::store::{AckBatch, ClaimSpec, Session};
+use crate::queue::{ClaimedJob, JobId, NewJob, Schedule, Settlement, Verdict};
+
+macro_rules! sql {
+    ($name:literal) => {
+        include_str!(concat!("../../../sql/postgres/", $name, ".sql"))
+    };
+}
+pub(super) use sql;
+
+/// The most bytes of payloads that go into one statement: what a server can take in one message has a limit.
+const PART: usize = 16 << 20;
+
+// === enqueue ===
+
+/// Jobs in parts that one statement can take; one part, if they are not large.
+pub(super) fn parts(jobs: &[NewJob]) -> Vec<&[NewJob]> {
+    let mut parts = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for (at, job) in jobs.iter().enumerate() {
+        bytes += job.payload.len();
+        if bytes > PART && at > from {
+            parts.push(&jobs[from..at]);
+            (from, bytes) = (at, job.payload.len());
+        }
+    }
+    parts.push(&jobs[from..]);
+    parts
+}
+
+pub(super) fn register(queue: &str) -> Statement<'static> {
+    sqlx::query(sql!("enqueue_queue")).bind(queue.to_owned())
+}
+
+pub(super) fn enqueue<'q>(queue: &'q str, jobs: &'q [NewJob]) -> Statement<'q> {
+    fn each<'q, T>(jobs: &'q [NewJob], what: impl Fn(&'q NewJob) -> T) -> Vec<T> {
+        jobs.iter().map(what).collect()
+    }
+    let delay = |job: &NewJob| match job.schedule {
+        Schedule::After(delay) => delay.as_millis() as i64,
+        _ => 0,
+    };
+    let due = |job: &NewJob| match job.schedule {
+        Schedule::At(time) => unix_ms(time).ok(),
+        _ => None,
+    };
+    sqlx::query(sql!("enqueue"))
+        .bind(queue)
+        .bind(each(jobs, |job| job.priority))
+        .bind(each(jobs, delay))
+        .bind(each(jobs, due))
+        .bind(each(jobs, |job| job.max_attempts as i32))
+        .bind(each(jobs, |job| &*job.kind))
+        .bind(each(jobs, |job| &*job.payload))
+}
+
+/// The ids that an enqueue returned, in the order of its jobs.
+pub(super) fn ids(rows: &[PgRow]) -> Vec<JobId> {
+    let mut ids: Vec<_> = rows.iter().map(|row| JobId(row.get(0))).collect();
+    ids.sort();
+    ids
+}
+
+// === claims ===
+
+/// What a claim asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Claims<'a> {
+    queue: &'a str,
+    n: usize,
+    seq: u64,
+    after: Place,
+    /// Larger than the number of the session's last claim, or 0 where that is no matter.
+    guard: u64,
+}
+
+impl<'a> Claims<'a> {
+    /// Nothing.
+    pub(super) const NONE: Claims<'static> = Claims {
+        queue: "",
+        n: 0,
+        seq: 0,
+        after: START,
+        guard: 0,
+    };
+
+    /// A claim that is sent for the first time. Its number keeps it from being carried out when it comes late,
+    /// after it was sent again.
+    pub(super) fn first(spec: &'a ClaimSpec, after: Place) -> Self {
+        Self {
+            queue: &spec.queue,
+            n: spec.n,
+            seq: spec.seq,
+            after,
+            guard: spec.seq,
+        }
+    }
+
+    /// One that is sent again, in a transaction that keeps all others away.
+    pub(super) fn again(spec: &'a ClaimSpec) -> Self {
+        Self {
+            guard: 0,
+            ..Self::first(spec, START)
+        }
+    }
+
+    /// The statement that claims and does nothing else.
+    pub(super) fn alone(self, session: &Session) -> Statement<'a> {
+        self.bind(sqlx::query(sql!("claim")).bind(session.id))
+    }
+
+    fn bind(self, statement: Statement<'a>) -> Statement<'a> {
+        statement
+            .bind(self.queue)
+            .bind(self.n as i64)
+            .bind(self.seq as i64)
+            .bind(self.after.0)
+            .bind(self.after.1)
+            .bind(self.after.2)
+            .bind(self.guard as i64)
+    }
+}
+
+/// The place in the queue of the job in a row, if there is one in it.
+pub(super) fn place(row: &PgRow) -> Option<Place> {
+    let id: Option<i64> = row.get("id");
+    id.map(|id| (row.get("priority"), row.get("run_at"), id))
+}
+
+/// The jobs in the rows, in the order of the queue.
+pub(super) fn claimed(rows: &[PgRow]) -> Result<Vec<ClaimedJob>, Error> {
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
+        let Some(place) = place(row) else { continue };
+        let epoch: i64 = row.get("epoch");
+        let claimed_at: i64 = row.get("claimed_at");
+        let job = ClaimedJob {
+            id: JobId(place.2),
+            epoch: Fence::try_from(epoch).map_err(|error| Error::Schema {
+                problem: format!("the epoch of job {}: {error}", place.2),
+            })?,
+            attempt: row.get::<i32, _>("attempt") as u32,
+            max_attempts: row.get::<i32, _>("max_attempts") as u32,
+            priority: place.0,
+            waited: Duration::from_millis((claimed_at - place.1).max(0) as u64),
+            kind: row.get("kind"),
+            payload: row.get("payload"),
+        };
+        jobs.push((place, job));
+    }
+    jobs.sort_by_key(|(place, _)| *place);
+    Ok(jobs.into_iter().map(|(_, job)| job).collect())
+}
+
+// === acknowledgements ===
+
+/// A batch of acknowledgements as the statements want it: column by column.
+pub(super) struct Batch<'a> {
+    of: &'a AckBatch,
+    ids: Vec<i64>,
+    epochs: Vec<i64>,
+    busy: Vec<i64>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(batch: &'a AckBatch) -> Self {
+        let acks = &batch.acks;
+        Self {
+            of: batch,
+            ids: acks.iter().map(|ack| ack.id.0).collect(),
+            epochs: acks.iter().map(|ack| ack.epoch.as_i64()).collect(),
+            busy: acks.iter().map(|ack| ack.busy.as_micros() as i64).collect(),
+        }
+    }
+
+    /// Whether all of its jobs are done and leave nothing behind.
+    pub(super) fn is_plain(&self) -> bool {
+        let plain = |verdict: &Verdict| matches!(verdict, Verdict::Done { result: None });
+        self.of.acks.iter().all(|ack| plain(&ack.verdict))
+    }
+
+    /// The statement that settles a plain batch, and claims.
+    pub(super) fn exchange<'q>(&'q self, session: &Session, claims: Claims<'q>) -> Statement<'q> {
+        claims.bind(self.bind(sqlx::query(sql!("exchange")), session))
+    }
+
+    /// The statement that settles any batch.
+    pub(super) fn settle<'q>(&'q self, session: &Session) -> Statement<'q> {
+        let n = self.of.acks.len();
+        let (mut verdicts, mut delays) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let (mut errors, mut results) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        for ack in &self.of.acks {
+            type Row<'q> = (i16, Duration, Option<Cow<'q, str>>, Option<&'q [u8]>);
+            let row: Row<'_> = match &ack.verdict {
+                Verdict::Done { result } => (0, Duration::ZERO, None, result.as_deref()),
+                Verdict::Retry { delay, error } => (1, *delay, Some(kept_error(error)), None),
+                Verdict::Dead { error } => (2, Duration::ZERO, Some(kept_error(error)), None),
+                Verdict::Release => (3, Duration::ZERO, None, None),
+                Verdict::Snooze { delay } => (4, *delay, None, None),
+            };
+            verdicts.push(row.0);
+            // Up to the next millisecond, so that a delay that is not zero stays one.
+            delays.push(row.1.as_micros().div_ceil(1000) as i64);
+            errors.push(row.2);
+            results.push(row.3);
+        }
+        self.bind(sqlx::query(sql!("settle")), session)
+            .bind(verdicts)
+            .bind(delays)
+            .bind(errors)
+            .bind(results)
+    }
+
+    fn bind<'q>(&'q self, statement: Statement<'q>, session: &Session) -> Statement<'q> {
+        statement
+            .bind(session.id)
+            .bind(self.of.seq as i64)
+            .bind(&self.ids)
+            .bind(&self.epochs)
+            .bind(&self.busy)
+    }
+
+    /// The answer, from the row about the session.
+    pub(super) fn settled(&self, rows: &[PgRow]) -> Result<Vec<Settlement>, Error> {
+        let n = self.ids.len();
+        let about = rows.iter().find_map(|row| {
+            let lives: Option<bool> = row.get("lives");
+            lives.map(|lives| (lives, row))
+        });
+        let Some((lives, row)) = about else {
+            return Ok(vec![Settlement::Stale; n]);
+        };
+        let last = row.get::<i64, _>("last_batch") as u64;
+        let size: i32 = row.get("last_size");
+        let refused: Vec<i64> = row.get("refused");
+        let refused: Vec<usize> = refused.iter().map(|place| *place as usize - 1).collect();
+        if self.of.seq == last {
+            repeat_answer(n, size as usize, &refused)
+        } else if !lives {
+            Ok(vec![Settlement::Stale; n])
+        } else if self.of.seq < last {
+            Err(seq_must_grow(last))
+        } else {
+            repeat_answer(n, n, &refused)
+        }
+    }
+}
