@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | to hand jobs to workers in several processes, each to one at a time | [`queue::Worker`] | `queue` |
 //! | to keep the jobs in a SQLite file | `queue::SqliteStore` | `queue`, `sqlite` |
+//! | to keep the jobs in PostgreSQL | `queue::PostgresStore` | `queue`, `postgres` |
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
 //! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |
