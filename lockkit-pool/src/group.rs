@@ -194,7 +194,8 @@ impl<T, E> TaskGroup<T, E> {
         self.spawner.token()
     }
 
-    /// What has cancelled the group, if something has.
+    /// What has cancelled the group, if something has: also when no child was left to be cut off, but of the
+    /// deadline and the builder's token a group hears by its children and its spawns only.
     #[must_use]
     pub fn cause(&self) -> Option<Cause> {
         self.spawner.shared.members.cause()
@@ -304,8 +305,11 @@ impl<T, E> GroupBuilder<T, E> {
         self
     }
 
-    /// Cancels what is left after this time, counted from the building. The report then has what ended before
-    /// that. After a deadline of zero every spawn is refused.
+    /// Cancels what is left after this time, counted from the building, and refuses every later spawn. The report
+    /// then has what ended before that.
+    ///
+    /// The children watch the clock, and each spawn looks at it: where no child is left and none is spawned there
+    /// is nothing to cancel, and the deadline is no [cause](GroupReport::cause).
     pub fn deadline(mut self, after: Duration) -> Self {
         self.deadline = Some(after);
         self
@@ -318,7 +322,8 @@ impl<T, E> GroupBuilder<T, E> {
         self
     }
 
-    /// Cancels the group when this token is cancelled.
+    /// Cancels the group when this token is cancelled. As with the [deadline](Self::deadline), it is children and
+    /// spawns that hear of it.
     pub fn token(mut self, token: &CancellationToken) -> Self {
         self.token = Some(token.clone());
         self

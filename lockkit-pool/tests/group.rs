@@ -459,6 +459,40 @@ async fn a_deadline_needs_no_join_and_is_followed_by_the_grace_time() {
     assert_eq!(census.count(), 0);
 }
 
+/// Mutant: E161 (a join takes a deadline that came later for the cause).
+#[tokio::test(start_paused = true)]
+async fn a_deadline_and_a_token_that_find_nobody_are_no_cause() {
+    for child in [None, Some(ready(Ok(1)))] {
+        let token = CancellationToken::new();
+        let builder = Group::builder().deadline(SECOND).token(&token);
+        let group = builder.build().unwrap();
+        let children = child
+            .into_iter()
+            .filter_map(|one| group.try_spawn(one).ok());
+        let children = children.count();
+        while group.running() > 0 {
+            yield_now().await;
+        }
+        sleep(2 * SECOND).await;
+        token.cancel();
+        assert_eq!(group.cause(), None);
+        let report = group.join().await.unwrap();
+        assert_eq!(report.cause, None);
+        assert_eq!(report.into_all(), Ok(vec![1; children]));
+    }
+
+    // A spawn that is refused for it makes it one, and so does a call.
+    let token = CancellationToken::new();
+    let group = Group::builder().token(&token).build().unwrap();
+    token.cancel();
+    let refused = group.try_spawn(ready(Ok(1))).unwrap_err();
+    assert_eq!(refused.reason, SpawnError::Cancelled);
+    assert_eq!(group.join().await.unwrap().cause, Some(Cause::Token));
+    let group = Group::new();
+    group.cancel();
+    assert_eq!(group.join().await.unwrap().cause, Some(Cause::Called));
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_the_deadline_every_spawn_is_refused() {
     let past = Group::builder().deadline(Duration::ZERO).build().unwrap();

@@ -12,7 +12,8 @@ use crate::outcome::Outcome;
 pub struct GroupReport<T, E> {
     /// How each child ended, in the order of their spawns.
     pub outcomes: Vec<Outcome<Result<T, E>>>,
-    /// What cancelled the group; `None` if nothing did. A cancellation that came after a child had returned
+    /// What cancelled the group; `None` if nothing did, or only a deadline or a token when no child was left and none
+    /// was spawned any more. A cancellation that came after a child had returned
     /// leaves that child its outcome, also if it returned in its grace time.
     pub cause: Option<Cause>,
 }

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use lockkit_core::Semaphore;
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::thread;
-use lockkit_test::wake::on_wake;
+use lockkit_test::wake::{CountingWaker, on_wake};
 use tokio_util::sync::CancellationToken;
 
 use self::members::{Cause, Cell, Members, Outcomes, Policy, Polled, Refusal};
@@ -342,5 +342,28 @@ fn the_waker_of_a_join_may_call_back() {
         task.join().unwrap();
         assert!(polled.is_ready() || woken.load(Ordering::SeqCst));
         assert_eq!(group.take_outcomes().0, [Outcome::Done(Err(1))]);
+    });
+}
+
+/// Mutant: E158 (the waker of a child's first poll stays).
+#[test]
+fn the_last_task_that_polled_a_child_is_woken() {
+    check("two wakers of a child", 2, || {
+        let group = group(Policy::FailFast, true, None);
+        let (line, child) = admit(&group, pending());
+        let canceller = thread::spawn({
+            let group = group.clone();
+            move || group.cancel(Cause::Called)
+        });
+        let (first, second) = (CountingWaker::new(), CountingWaker::new());
+        let poll = |counter: &Arc<CountingWaker>| {
+            let waker = counter.waker();
+            group.poll_child(line, &child, &mut Context::from_waker(&waker))
+        };
+        let asked = poll(&first) == Polled::Asked || poll(&second) == Polled::Asked;
+        canceller.join().unwrap();
+        assert!(asked || second.wakes() == 1, "nobody polls it again");
+        group.abort(Cause::Deadline);
+        assert_eq!(join(&group).0, [Outcome::Cancelled]);
     });
 }

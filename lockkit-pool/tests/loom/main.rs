@@ -32,6 +32,7 @@ mod stop;
 
 mod group;
 mod handover;
+mod lines;
 mod pipeline;
 mod resize;
 mod runners;
