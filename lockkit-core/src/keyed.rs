@@ -31,6 +31,8 @@ pub use self::semaphore::{
 use self::registry::Registry;
 use self::request::{Many, Request, Seat, Wanted};
 use crate::order::{Group, Source};
+#[cfg(feature = "tokio")]
+use crate::within::{Untimely, within};
 
 /// A fair async lock for each key, made when it is asked for and gone when nobody needs it.
 ///
@@ -161,6 +163,16 @@ pub enum LockTimeoutError {
         /// The wait asked for.
         asked: Duration,
     },
+}
+
+#[cfg(feature = "tokio")]
+impl From<Untimely> for LockTimeoutError {
+    fn from(untimely: Untimely) -> Self {
+        match untimely {
+            Untimely::TimedOut { waited } => Self::TimedOut { waited },
+            Untimely::TooLong { asked } => Self::WaitTooLong { asked },
+        }
+    }
 }
 
 impl<K> KeyedMutex<K> {
@@ -570,18 +582,4 @@ where
     Q: Eq + Hash + ?Sized,
 {
     registry.look(hasher.hash_one(key), |own| own.borrow() == key)
-}
-
-#[cfg(feature = "tokio")]
-async fn within<G>(
-    wait: Duration,
-    request: impl Future<Output = G>,
-) -> Result<G, LockTimeoutError> {
-    let deadline = tokio::time::Instant::now()
-        .checked_add(wait)
-        .ok_or(LockTimeoutError::WaitTooLong { asked: wait })?;
-    match tokio::time::timeout_at(deadline, request).await {
-        Ok(guard) => Ok(guard),
-        Err(_) => Err(LockTimeoutError::TimedOut { waited: wait }),
-    }
 }

@@ -11,6 +11,7 @@
 //! | to try again: how often, how long, after which pause | [`retry`] |
 //! | not to let retries drown a server that is in trouble | [`retry::Budget`] |
 //! | a number by which a store refuses a holder that came too late | [`Fence`] |
+//! | to run code that may panic, and to know what it said | [`panics`] |
 //! | locks and atomics that a model checker can see, for code of your own | [`sync`] |
 //!
 //! Use `std` or `tokio` instead if all you need is a lock over a few lines without an await
@@ -64,11 +65,14 @@ mod keyed;
 #[cfg(lockkit_loom)]
 pub mod model;
 pub mod order;
+pub mod panics;
 pub mod retry;
 mod semaphore;
 mod single_flight;
 pub mod sync;
 mod wait_queue;
+#[cfg(feature = "tokio")]
+mod within;
 
 pub use fence::{Fence, FenceError};
 #[cfg(feature = "tokio")]

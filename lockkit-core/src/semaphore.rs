@@ -45,6 +45,8 @@ use std::time::Duration;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::wait_queue::{Ticket, Turn, WaitQueue, WakeBatch};
+#[cfg(feature = "tokio")]
+use crate::within::within;
 
 #[cfg(feature = "tokio")]
 pub use error::AcquireTimeoutError;
@@ -319,7 +321,7 @@ impl Semaphore {
         permits: usize,
         wait: Duration,
     ) -> Result<Permit<'_>, AcquireTimeoutError> {
-        within(wait, self.acquire_many(permits)).await
+        Ok(within::<_, AcquireTimeoutError>(wait, self.acquire_many(permits)).await??)
     }
 
     /// [`Semaphore::acquire_timeout`] with permits that can move to another task.
@@ -332,7 +334,8 @@ impl Semaphore {
         permits: usize,
         wait: Duration,
     ) -> impl Future<Output = Result<OwnedPermit, AcquireTimeoutError>> + Send + use<> {
-        within(wait, self.acquire_many_owned(permits))
+        let request = self.acquire_many_owned(permits);
+        async move { Ok(within::<_, AcquireTimeoutError>(wait, request).await??) }
     }
 
     /// Sets how many permits there are in all, exactly and at once, also while they are held.
@@ -843,24 +846,41 @@ impl Request {
     }
 }
 
-#[cfg(feature = "tokio")]
-async fn within<P>(
-    wait: Duration,
-    request: impl Future<Output = Result<P, AcquireError>>,
-) -> Result<P, AcquireTimeoutError> {
-    let deadline = tokio::time::Instant::now()
-        .checked_add(wait)
-        .ok_or(AcquireTimeoutError::WaitTooLong { asked: wait })?;
-    match tokio::time::timeout_at(deadline, request).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(AcquireTimeoutError::TimedOut { waited: wait }),
-    }
-}
-
 fn check_capacity(asked: usize) -> Result<(), SemaphoreError> {
     let limit = Semaphore::MAX_PERMITS;
     if asked > limit {
         return Err(SemaphoreError::CapacityTooLarge { asked, limit });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// From outside it cannot be seen: while there are some who were not told yet, all others take the lock to
+    /// find their grant.
+    // Mutant: E165
+    #[test]
+    fn who_has_heard_of_his_refusal_is_not_counted_as_refused() {
+        let semaphore = Semaphore::new(2).unwrap();
+        let held = semaphore.try_acquire_many(2).unwrap();
+        let mut large = [semaphore.acquire_many(2), semaphore.acquire_many(2)];
+        let mut cx = Context::from_waker(Waker::noop());
+        for request in &mut large {
+            assert!(Pin::new(request).poll(&mut cx).is_pending());
+        }
+        semaphore.resize(1).unwrap();
+        let refused = || semaphore.refused.load(Ordering::Relaxed);
+        assert_eq!(refused(), 2);
+        // One hears of it, the other does not want to know.
+        let [mut heard, gone] = large;
+        assert!(Pin::new(&mut heard).poll(&mut cx).is_ready());
+        assert_eq!(refused(), 1);
+        drop(gone);
+        assert_eq!(refused(), 0);
+        drop(held);
+    }
 }

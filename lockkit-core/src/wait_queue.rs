@@ -204,7 +204,23 @@ impl WakeBatch {
 
 #[cfg(test)]
 mod tests {
+    use lockkit_test::wake::CountingWaker;
+
     use super::*;
+
+    /// Else each poll of a waiter would clone its waker, which is its executor's code.
+    // Mutant: E166
+    #[test]
+    fn a_waiter_that_is_polled_again_by_the_same_task_keeps_its_waker() {
+        let mut queue = WaitQueue::default();
+        let [own, other] = [0, 1].map(|_| CountingWaker::new());
+        let ticket = queue.push(1, own.waker());
+        assert!(matches!(queue.look(ticket, &own.waker()), Turn::Wait));
+        let turn = queue.look(ticket, &other.waker());
+        assert!(matches!(turn, Turn::WaitElsewhere));
+        drop(queue.pop());
+        assert!(matches!(queue.look(ticket, &own.waker()), Turn::Told));
+    }
 
     /// The first one stays, so that nobody behind it is at the front when he leaves.
     // Mutant: E131

@@ -657,7 +657,7 @@ mod wakers {
     }
 
     #[test]
-    fn the_same_waker_is_kept() {
+    fn who_is_polled_often_is_woken_once() {
         let semaphore = semaphore(1);
         let held = semaphore.try_acquire().unwrap();
         let mut waiting = semaphore.acquire();

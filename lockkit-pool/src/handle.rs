@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::task::coop;
 
 use crate::cell::Cell;
-use crate::ledger::Ending;
 use crate::outcome::{Outcome, contain};
 use crate::pool::Place;
 
@@ -38,11 +37,8 @@ impl<T> TaskHandle<T> {
 
     /// The place of a task that a drain's deadline kept from starting is given back here.
     pub(crate) fn refused<F>(place: Place, future: F) -> Self {
-        let (ending, outcome) = match contain(|| drop(future)) {
-            Ok(()) => (Ending::Cancelled, Outcome::Cancelled),
-            Err(report) => (Ending::Panicked, Outcome::Panicked(report)),
-        };
-        place.end(ending, Duration::ZERO);
+        let outcome = Outcome::Cancelled.after(|| drop(future));
+        place.end(outcome.ending(), Duration::ZERO);
         let cell = Cell::new();
         let _wanted = cell.publish(outcome);
         Self::new(Arc::new(cell))

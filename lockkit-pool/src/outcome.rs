@@ -1,11 +1,11 @@
 //! How a task can end.
 
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+
+use lockkit_core::panics;
 
 use crate::ledger::Ending;
 
@@ -82,20 +82,7 @@ impl<T> Outcome<T> {
 }
 
 impl PanicReport {
-    /// Reads a panic's payload and gets rid of it.
-    pub(crate) fn read(payload: Box<dyn Any + Send>) -> Self {
-        let message = if let Some(text) = payload.downcast_ref::<&str>() {
-            (*text).to_owned()
-        } else if let Some(text) = payload.downcast_ref::<String>() {
-            text.clone()
-        } else {
-            "(the payload is not text)".to_owned()
-        };
-        // The payload may panic as it is dropped, and the payload of that panic may do so again. The
-        // second one is leaked, for there is no end to it otherwise.
-        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            std::mem::forget(second);
-        }
+    fn new(message: String) -> Self {
         #[cfg(feature = "tracing")]
         tracing::warn!(panic = message, "a task panicked");
         Self { message }
@@ -129,5 +116,5 @@ where
 /// are dropped and never looked at, and whatever they share with the rest of the program is in the same
 /// position as after a panic in a thread of its own.
 pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Result<T, PanicReport> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(PanicReport::read)
+    panics::contain(code).map_err(PanicReport::new)
 }

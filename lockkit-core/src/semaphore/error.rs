@@ -4,6 +4,9 @@ use std::fmt;
 #[cfg(feature = "tokio")]
 use std::time::Duration;
 
+#[cfg(feature = "tokio")]
+use crate::within::Untimely;
+
 /// Why a [`Semaphore`](super::Semaphore) cannot be made or resized. It is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -73,6 +76,16 @@ pub enum AcquireTimeoutError {
         /// The wait asked for.
         asked: Duration,
     },
+}
+
+#[cfg(feature = "tokio")]
+impl From<Untimely> for AcquireTimeoutError {
+    fn from(untimely: Untimely) -> Self {
+        match untimely {
+            Untimely::TimedOut { waited } => Self::TimedOut { waited },
+            Untimely::TooLong { asked } => Self::WaitTooLong { asked },
+        }
+    }
 }
 
 struct Because(Option<&'static str>);

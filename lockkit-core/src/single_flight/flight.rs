@@ -10,8 +10,6 @@
 //! polled again, leaves nothing undone. And a wake that comes while the computation is polled is not lost:
 //! it is noted, and whoever polls wakes everybody when he puts it back.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,6 +17,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use smallvec::SmallVec;
 
 use super::FlightError;
+use crate::panics;
 use crate::sync::Mutex;
 use crate::wait_queue::WakeBatch;
 
@@ -320,26 +319,7 @@ impl<V> State<V> {
 /// Runs code of the caller's and makes an error of its panic.
 pub(super) fn contain<T>(run: impl FnOnce() -> T) -> Result<T, FlightError> {
     // What may be left half done is dropped, and never looked at again.
-    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| FlightError::Panicked {
-        message: read(payload),
-    })
-}
-
-/// Reads a panic's payload and gets rid of it.
-fn read(payload: Box<dyn Any + Send>) -> String {
-    let message = if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "(the payload is not text)".to_owned()
-    };
-    // The payload may panic as it is dropped, and the payload of that panic may do so again. The second
-    // one is leaked, for there is no end to it otherwise.
-    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(second);
-    }
-    message
+    panics::contain(run).map_err(|message| FlightError::Panicked { message })
 }
 
 #[cfg(test)]
