@@ -17,7 +17,6 @@ fn what_was_said_is_told() {
     assert_eq!(told(|| panic_any(7)), "(the payload is not text)");
 }
 
-// Mutant: E13c
 #[test]
 fn a_payload_may_panic_when_it_is_dropped_and_so_may_the_next() {
     struct Endless;
