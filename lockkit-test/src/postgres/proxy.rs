@@ -1,4 +1,5 @@
-//! Between a client and PostgreSQL: counts round trips, and cuts connections around a COMMIT.
+//! Between a client and PostgreSQL: counts round trips, and cuts connections around a COMMIT, or around a statement
+//! that is a transaction by itself.
 //!
 //! A killed session never hits a commit that has landed: the server looks for the order to die before it
 //! commits and after, not in between. So the other half of what "the reply is lost" can mean needs somebody
@@ -38,6 +39,8 @@ struct State {
     trips: u64,
     statements: Vec<String>,
     next_cuts: Vec<Cut>,
+    /// How many statements pass before one is cut.
+    cut_statement: Option<(u64, Cut)>,
     random: Option<Random>,
     cuts: u64,
 }
@@ -114,6 +117,13 @@ impl Proxy {
     /// Cuts the next COMMIT that has not been told otherwise.
     pub fn cut_next_commit(&self, cut: Cut) {
         self.state.lock().next_cuts.insert(0, cut);
+    }
+
+    /// Cuts one of the next statements with parameters: lets so many pass first. Simple queries are not counted. The
+    /// server carries the statement out before the cut or never, and the commit that belongs to it, if
+    /// it is in no transaction.
+    pub fn cut_statement(&self, after: u64, cut: Cut) {
+        self.state.lock().cut_statement = Some((after, cut));
     }
 
     /// Cuts so many commits in a hundred, one half before and one half after. The same seed makes the same
@@ -197,6 +207,13 @@ async fn pass(
                     Some(Cut::Before) => return Ok(()),
                     Some(Cut::After) => {
                         to_server.write_all(&message).await?;
+                        // A statement with parameters is several messages, the last of which asks for the answer.
+                        let mut asked = awaits_ready(&message);
+                        while !asked {
+                            let Some(message) = from_client.next().await? else { return Ok(()) };
+                            to_server.write_all(&message).await?;
+                            asked = awaits_ready(&message);
+                        }
                         while from_server.next().await?.is_some_and(|reply| reply[0] != READY) {}
                         return Ok(());
                     }
@@ -216,6 +233,9 @@ async fn pass(
 /// The type of the server's "done, and ready for the next one".
 const READY: u8 = b'Z';
 
+/// The type of a client's order to run what it has bound.
+const EXECUTE: u8 = b'E';
+
 /// Whether the server answers with [`READY`]: to a simple query, and to a sync.
 fn awaits_ready(message: &[u8]) -> bool {
     matches!(message.first(), Some(b'Q' | b'S'))
@@ -232,6 +252,16 @@ fn look(message: &[u8], state: &Mutex<State>) -> Option<Cut> {
         let cut = if cuts { state.random_cut() } else { None };
         state.cuts += u64::from(cut.is_some());
         return cut;
+    }
+    if message.first() == Some(&EXECUTE) {
+        let mut state = state.lock();
+        let (after, cut) = state.cut_statement.take()?;
+        if after > 0 {
+            state.cut_statement = Some((after - 1, cut));
+            return None;
+        }
+        state.cuts += 1;
+        return Some(cut);
     }
     if message.first() != Some(&b'Q') {
         return None;

@@ -20,19 +20,7 @@ const TRUST: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What is the same on all of the store's connections.
-///
-/// The statements are written for `READ COMMITTED`: a row that somebody has changed meanwhile is looked at
-/// anew. They name their plans by their shape; the planner is kept from others, which it would choose by
-/// statistics that are old the moment they are made: in a table of jobs hardly any is claimed when it is looked
-/// at. A server must not wait long for a client that is not there any more, because it has rows locked.
-const SETTINGS: &str = "\
-SET default_transaction_isolation = 'read committed';
-SET plan_cache_mode = force_generic_plan;
-SET enable_seqscan = off; SET enable_bitmapscan = off;
-SET enable_hashjoin = off; SET enable_mergejoin = off;
-SET jit = off; SET lock_timeout = 0;
-SET tcp_user_timeout = 10000;
-SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;";
+const SETTINGS: &str = include_str!("../../../sql/postgres/settings.sql");
 
 /// Where there is such a setting (PostgreSQL 14, on Linux), a statement whose client is gone ends soon.
 const LOOK_FOR_THE_CLIENT: &str = "SET client_connection_check_interval = 1000";
@@ -108,7 +96,7 @@ impl Connections {
             Commits::Fast => "SET synchronous_commit = off",
         };
         let settings = format!(
-            "{SETTINGS} SET statement_timeout = {milliseconds};
+            "{SETTINGS}; SET statement_timeout = {milliseconds};
              SET idle_in_transaction_session_timeout = {milliseconds}; {durability}"
         );
         Self {

@@ -1,0 +1,228 @@
+//! Which jobs a claim gets, and what it does not wait for.
+
+use std::time::Duration;
+
+use lockkit_db::Error;
+use lockkit_db::queue::{Ack, AckBatch, ClaimSpec, JobId, JobStore, NewJob, Settlement, Verdict};
+use lockkit_db::sqlx;
+
+use super::{Scene, at, claim, jobs, run, settle, spec};
+
+#[tokio::test]
+async fn a_claim_passes_by_what_others_have_locked() {
+    // Mutant: C1
+    let scene = Scene::with(|options| options.patience(Duration::from_secs(5))).await;
+    scene.jobs(3).await;
+    let session = scene.session().await;
+    let mut other = scene.database.connect().await;
+    run(
+        &mut other,
+        "BEGIN; UPDATE lockkit_job SET priority = priority WHERE id = 1",
+    )
+    .await;
+    let claimed = claim(&scene.store, &session, 3).await;
+    assert_eq!(
+        claimed.iter().map(|job| job.id.0).collect::<Vec<_>>(),
+        [2, 3]
+    );
+    run(&mut other, "ROLLBACK").await;
+    assert_eq!(claim(&scene.store, &session, 3).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_may_overlook_what_comes_before_its_place_until_there_is_nothing_else() {
+    let scene = Scene::with(|options| options.rescan(Duration::from_mins(1))).await;
+    let session = scene.session().await;
+    scene.jobs(5).await;
+    assert_eq!(claim(&scene.store, &session, 2).await.len(), 2);
+    let other = at(scene.database.options()).await;
+    let urgent = [NewJob::new("k", vec![]).priority(-5)];
+    let urgent = other.enqueue("q", &urgent).await.unwrap()[0];
+    assert_eq!(claim(&scene.store, &session, 1).await[0].id, JobId(3));
+    // Mutant: C22
+    let rest = claim(&scene.store, &session, 9).await;
+    let rest: Vec<_> = rest.iter().map(|job| job.id).collect();
+    assert_eq!(rest, [urgent, JobId(4), JobId(5)]);
+
+    // What this process puts in itself is seen at once.
+    scene.jobs(3).await;
+    assert_eq!(claim(&scene.store, &session, 1).await.len(), 1);
+    let urgent = [NewJob::new("k", vec![]).priority(-5)];
+    let urgent = scene.store.enqueue("q", &urgent).await.unwrap()[0];
+    assert_eq!(claim(&scene.store, &session, 1).await[0].id, urgent);
+}
+
+#[tokio::test]
+async fn a_heartbeat_does_not_wait_for_a_batch() {
+    let scene = Scene::new().await;
+    let session = scene.session().await;
+    let mut other = scene.database.connect().await;
+    // As an exchange has it.
+    run(
+        &mut other,
+        "BEGIN; SELECT FROM lockkit_tally FOR NO KEY UPDATE",
+    )
+    .await;
+    let renewed = tokio::time::timeout(Duration::from_secs(5), scene.store.renew(&session)).await;
+    assert!(renewed.is_ok(), "it waits");
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_under_way_does_not_keep_a_lost_sessions_jobs() {
+    let scene = Scene::new().await;
+    scene.jobs(2).await;
+    let session = scene.session().await;
+    let held = claim(&scene.store, &session, 1).await;
+    let mut other = scene.database.connect().await;
+    run(&mut other, "UPDATE lockkit_session SET lease_until = 1").await;
+    run(
+        &mut other,
+        "BEGIN; SELECT FROM lockkit_tally FOR NO KEY UPDATE",
+    )
+    .await;
+    let upkeep = scene.store.upkeep().await.unwrap();
+    assert_eq!((upkeep.requeued, upkeep.buried), (1, 0));
+    // It ends with a claim: the session's tally is still there, so the next upkeep finds that, too.
+    run(
+        &mut other,
+        "UPDATE lockkit_job SET state = 1, session_id = 1, attempt = 1 WHERE id = 2; COMMIT",
+    )
+    .await;
+    assert_eq!(scene.store.upkeep().await.unwrap().requeued, 1);
+    let late = settle(&scene.store, &session, 1, vec![Ack::done(&held[0])]).await;
+    assert_eq!(late.unwrap().settled, [Settlement::Stale]);
+    let stats = scene.store.stats().await.unwrap();
+    assert_eq!((stats.ready, stats.claimed), (2, 0));
+    assert_eq!((stats.workers[0].sessions, stats.workers[0].live), (1, 0));
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_session_that_is_not_there_come_back() {
+    let scene = Scene::new().await;
+    scene.jobs(2).await;
+    let session = scene.session().await;
+    claim(&scene.store, &session, 2).await;
+    scene
+        .run("DELETE FROM lockkit_session; DELETE FROM lockkit_tally")
+        .await;
+    assert_eq!(scene.store.upkeep().await.unwrap().requeued, 2);
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_while_its_heartbeat_waits_is_lost() {
+    // Mutant: C8b
+    let scene = Scene::new().await;
+    scene
+        .run(
+            "CREATE TABLE test_clock (ms bigint NOT NULL); INSERT INTO test_clock VALUES (0);
+             CREATE FUNCTION test_now() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT ms FROM test_clock';
+             CREATE OR REPLACE VIEW lockkit_now AS SELECT test_now() AS ms",
+        )
+        .await;
+    let session = scene.session().await;
+    let mut other = scene.database.connect().await;
+    run(
+        &mut other,
+        "BEGIN; SELECT FROM lockkit_session FOR NO KEY UPDATE",
+    )
+    .await;
+    let over = async {
+        loop {
+            let waits: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'tuple'))",
+            )
+            .fetch_one(&mut other)
+            .await
+            .unwrap();
+            if waits {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        scene.run("UPDATE test_clock SET ms = 9000000").await;
+        run(&mut other, "ROLLBACK").await;
+    };
+    let (renewal, ()) = tokio::join!(scene.store.renew(&session), over);
+    assert_eq!(renewal.unwrap(), lockkit_db::queue::Renewal::Lost);
+}
+
+#[tokio::test]
+async fn an_error_with_a_nul_in_its_text_is_kept_without_it_and_harms_no_other() {
+    let scene = Scene::new().await;
+    scene.jobs(2).await;
+    let session = scene.session().await;
+    let held = claim(&scene.store, &session, 2).await;
+    let dead = Verdict::Dead {
+        error: "a\0b".into(),
+    };
+    let acks = vec![Ack::new(&held[0], dead), Ack::done(&held[1])];
+    let settled = settle(&scene.store, &session, 1, acks).await.unwrap();
+    assert_eq!(settled.settled, [Settlement::Accepted; 2]);
+    let dead = scene.store.dead(JobId(0), 10).await.unwrap();
+    assert_eq!(dead[0].error, "a b");
+}
+
+#[tokio::test]
+async fn a_batch_and_a_claim_are_one_round_trip() {
+    let scene = Scene::new().await;
+    scene.jobs(20).await;
+    let proxy = lockkit_test::postgres::Proxy::start(&scene.database);
+    let store = at(proxy.options()).await;
+    let session = store.open_session(&spec("w")).await.unwrap();
+    let mut trips = Vec::new();
+    let mut acks = Vec::new();
+    for seq in 1..5 {
+        let spec = ClaimSpec::new("q", 4).numbered(seq);
+        let batch = AckBatch { seq, acks };
+        let batch = (!batch.acks.is_empty()).then_some(&batch);
+        let exchange = store.exchange(&session, batch, Some(&spec)).await.unwrap();
+        acks = exchange.claimed.iter().map(Ack::done).collect();
+        assert_eq!(acks.len(), 4);
+        trips.push(proxy.take_trips().0);
+    }
+    // The first ones open a connection and prepare their statements.
+    assert_eq!(trips[2..], [1, 1]);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_longer_than_his_patience_is_told_so() {
+    let patience = Duration::from_millis(300);
+    let scene = Scene::with(|options| options.connections(1).patience(patience)).await;
+    let session = scene.session().await;
+    let mut other = scene.database.connect().await;
+    run(&mut other, "BEGIN; LOCK lockkit_tally").await;
+    let spec = ClaimSpec::new("q", 1);
+    let one_job = jobs(1);
+    let (one, two) = tokio::join!(
+        scene.store.exchange(&session, None, Some(&spec)),
+        scene.store.enqueue("q", &one_job),
+    );
+    for error in [one.err().unwrap(), two.err().unwrap()] {
+        assert!(matches!(error, Error::Busy { .. }), "{error:?}");
+    }
+    run(&mut other, "ROLLBACK").await;
+    scene.jobs(1).await;
+    assert_eq!(claim(&scene.store, &session, 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_the_server_has_set_up_otherwise_is_set_right() {
+    let scene = Scene::new().await;
+    let name = scene.database.name();
+    scene
+        .run(&format!(
+            "ALTER DATABASE {name} SET default_transaction_isolation = 'serializable';
+             ALTER DATABASE {name} SET synchronous_commit = off"
+        ))
+        .await;
+    let store = at(scene.database.options()).await;
+    let other = at(scene.database.options()).await;
+    store.enqueue("q", &jobs(400)).await.unwrap();
+    let a = store.open_session(&spec("a")).await.unwrap();
+    let b = other.open_session(&spec("b")).await.unwrap();
+    for _ in 0..20 {
+        // Serializable, one of two at the same time would be refused now and then.
+        let (one, two) = tokio::join!(claim(&store, &a, 10), claim(&other, &b, 10));
+        assert_eq!((one.len(), two.len()), (10, 10));
+    }
+}

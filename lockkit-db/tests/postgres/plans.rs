@@ -1,0 +1,144 @@
+//! The plans of the statements, whatever the statistics say.
+
+use lockkit_db::sqlx::{self, AssertSqlSafe, PgConnection};
+
+use super::{Scene, run};
+
+/// What a plan says, for parameters that are all the same to it.
+async fn plan(connection: &mut PgConnection, sql: &str, parameters: &str) -> String {
+    let prepare = format!("PREPARE statement AS {sql}");
+    run(connection, &prepare).await;
+    let explain = format!("EXPLAIN (COSTS OFF) EXECUTE statement {parameters}");
+    let lines: Vec<String> = sqlx::query_scalar(AssertSqlSafe(explain))
+        .persistent(false)
+        .fetch_all(&mut *connection)
+        .await
+        .unwrap();
+    run(connection, "DEALLOCATE statement").await;
+    lines.join("\n")
+}
+
+#[tokio::test]
+async fn no_statement_walks_or_sorts_what_it_can_look_up() {
+    let scene = Scene::new().await;
+    let mut raw = scene.database.connect().await;
+    run(&mut raw, include_str!("../../sql/postgres/settings.sql")).await;
+    macro_rules! plan {
+        ($name:literal, $parameters:literal) => {{
+            let sql = include_str!(concat!("../../sql/postgres/", $name, ".sql"));
+            let plan = plan(&mut raw, sql, $parameters).await;
+            for bad in [
+                "Seq Scan on lockkit_job",
+                "Bitmap",
+                "Hash Join",
+                "Merge Join",
+            ] {
+                assert!(!plan.contains(bad), "{}:\n{plan}", $name);
+            }
+            // The places of a batch are sorted, and the names of workers; never jobs.
+            let sorts = plan.lines().filter(|line| line.contains("Sort Key"));
+            for sort in sorts {
+                assert!(
+                    sort.contains(".place") || sort.contains(".worker"),
+                    "{}:\n{plan}",
+                    $name
+                );
+            }
+            plan
+        }};
+    }
+    // Statistics of a table that was empty, and of one in which all jobs were ready.
+    let filled = "INSERT INTO lockkit_queue (name) VALUES ('q');
+         INSERT INTO lockkit_job (queue_id, state, priority, run_at, max_attempts, enqueued_at, kind, payload)
+         SELECT 1, 0, 0, n, 10, 0, 'k', '' FROM generate_series(1, 20000) AS n;
+         ANALYZE lockkit_job";
+    for statistics in ["ANALYZE lockkit_job", filled] {
+        run(&mut raw, statistics).await;
+        let ready = "Index Scan using lockkit_job_ready";
+        let by_id = "Index Scan using lockkit_job_pkey on lockkit_job j";
+        let claim = plan!("claim", "(1, 'q', 10, 0, 0, 0, 0, 0)");
+        assert_eq!(claim.matches(ready).count(), 2, "{claim}");
+        assert!(
+            claim.contains("ROW(priority, run_at, id) > ROW("),
+            "{claim}"
+        );
+        // Mutant: C2
+        assert!(
+            claim.contains("CTE ahead") && claim.contains("CTE behind"),
+            "{claim}"
+        );
+        assert!(claim.contains(by_id), "{claim}");
+        let exchange = plan!(
+            "exchange",
+            "(1, 1, '{1}', '{1}', '{1}', 'q', 10, 0, 0, 0, 0, 0)"
+        );
+        assert_eq!(exchange.matches(ready).count(), 2, "{exchange}");
+        let settle = plan!(
+            "settle",
+            "(1, 1, '{1}', '{1}', '{1}', '{0}', '{0}', '{NULL}', '{NULL}')"
+        );
+        for plan in [exchange, settle] {
+            // Mutant: Q11b
+            assert!(!plan.contains("lockkit_job_owner"), "{plan}");
+            assert!(plan.contains(by_id), "{plan}");
+        }
+        assert!(plan!("claim_again", "(1, 1)").contains("lockkit_job_owner"));
+        assert!(plan!("reap", "('{1}')").contains("lockkit_job_owner"));
+        assert!(plan!("upkeep_probe", "").contains("lockkit_job_owner"));
+        assert!(plan!("promote", "(10)").contains("Index Scan using lockkit_job_due"));
+        assert!(plan!("ready_probe", "('q')").contains("lockkit_job_ready"));
+    }
+}
+
+/// How many pages a claim of one job after a place reads.
+async fn pages(connection: &mut PgConnection, after: &str) -> u64 {
+    let sql = include_str!("../../sql/postgres/claim.sql");
+    run(connection, &format!("BEGIN; PREPARE statement AS {sql}")).await;
+    let explain = format!(
+        "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) EXECUTE statement (1, 'q', 1, 0, {after}, 0)"
+    );
+    let lines: Vec<String> = sqlx::query_scalar(AssertSqlSafe(explain))
+        .persistent(false)
+        .fetch_all(&mut *connection)
+        .await
+        .unwrap();
+    run(connection, "ROLLBACK; DEALLOCATE statement").await;
+    let line = lines.iter().find(|line| line.contains("Buffers: shared"));
+    let words = line.expect("the top of the plan tells").split(['=', ' ']);
+    words.filter_map(|word| word.parse::<u64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn behind_an_old_snapshot_a_claim_that_goes_on_reads_no_more_than_ever() {
+    let scene = Scene::new().await;
+    let session = scene.session().await;
+    scene.jobs(1).await;
+    let mut raw = scene.database.connect().await;
+    run(&mut raw, include_str!("../../sql/postgres/settings.sql")).await;
+    let fresh = pages(&mut raw, "-1, 0, 0").await;
+
+    let mut old = scene.database.connect().await;
+    run(
+        &mut old,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM lockkit_job",
+    )
+    .await;
+    let mut last = None;
+    for _ in 0..30 {
+        scene.jobs(200).await;
+        last = super::claim(&scene.store, &session, 200).await.pop();
+    }
+    scene.jobs(1).await;
+    let walks = pages(&mut raw, "-1, 0, 0").await;
+    let last = last.unwrap();
+    let run_at: i64 = sqlx::query_scalar("SELECT run_at FROM lockkit_job WHERE id = $1")
+        .bind(last.id.0)
+        .fetch_one(&mut raw)
+        .await
+        .unwrap();
+    let goes_on = pages(&mut raw, &format!("0, {run_at}, {}", last.id)).await;
+    assert!(
+        goes_on <= 2 * fresh && 5 * goes_on < walks,
+        "fresh {fresh}, from the start {walks}, on {goes_on}"
+    );
+}
