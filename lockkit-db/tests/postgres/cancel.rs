@@ -8,11 +8,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lockkit_db::queue::{Ack, AckBatch, ClaimSpec, JobStore, Settlement, Verdict};
 use lockkit_db::sqlx;
 use lockkit_test::cancel::at_every_poll_async;
+use lockkit_test::postgres::Proxy;
 use tokio::sync::Mutex;
 
-use super::{Scene, claim, jobs, run, spec};
+use super::{Scene, at, claim, jobs, run, spec};
 
 impl Scene {
+    /// One whose store is behind a proxy. That is a task on the thread of the test, so that no answer is there
+    /// before it was waited for.
+    async fn behind_a_proxy() -> (Self, Proxy) {
+        let mut scene = Self::new().await;
+        let proxy = Proxy::start(&scene.database);
+        scene.store = at(proxy.options()).await;
+        (scene, proxy)
+    }
+
     /// No transaction of anybody is open, and what was under way when it was dropped has ended.
     async fn is_quiet(&self) {
         let mut connection = self.database.connect().await;
@@ -32,9 +42,9 @@ impl Scene {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_enqueue_puts_all_in_or_none() {
-    let scene = Scene::new().await;
+    let (scene, _proxy) = Scene::behind_a_proxy().await;
     let three = jobs(3);
     at_every_poll_async(
         || scene.store.enqueue("q", &three),
@@ -48,10 +58,10 @@ async fn an_enqueue_puts_all_in_or_none() {
     .demand(2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_exchange_sent_again_is_answered_as_if_nothing_had_happened() {
     for plain in [true, false] {
-        let scene = Scene::new().await;
+        let (scene, _proxy) = Scene::behind_a_proxy().await;
         let session = scene.session().await;
         let round = AtomicU64::new(0);
         let current = Mutex::new(None);
@@ -100,9 +110,9 @@ async fn an_exchange_sent_again_is_answered_as_if_nothing_had_happened() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_numbered_claim_that_was_dropped_loses_no_job_to_its_session() {
-    let scene = Scene::new().await;
+    let (scene, _proxy) = Scene::behind_a_proxy().await;
     let session = scene.session().await;
     let seq = AtomicU64::new(0);
     for again in [false, true] {
@@ -134,9 +144,9 @@ async fn a_numbered_claim_that_was_dropped_loses_no_job_to_its_session() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn sessions_open_renew_and_close_whole() {
-    let scene = Scene::new().await;
+    let (scene, _proxy) = Scene::behind_a_proxy().await;
     let spec = spec("w");
     at_every_poll_async(
         || scene.store.open_session(&spec),
@@ -174,9 +184,9 @@ async fn sessions_open_renew_and_close_whole() {
     .demand(4);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn upkeep_looking_and_waiting_leave_nothing_open() {
-    let scene = Scene::new().await;
+    let (scene, _proxy) = Scene::behind_a_proxy().await;
     let mut other = scene.database.connect().await;
     run(&mut other, "SELECT").await;
     let other = Mutex::new(other);
