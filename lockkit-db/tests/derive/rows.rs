@@ -177,7 +177,6 @@ on_both! {
 }
 
 on_both! {
-    // Mutant: A176a
     async fn a_row_that_does_not_fit_the_struct_is_a_typed_error(scene: 1) {
         with_tables!(scene);
         sql!(scene, "INSERT INTO note VALUES (2, 'a', 1, 0, NULL); INSERT INTO slot VALUES (1, 'x', 1)");
