@@ -33,6 +33,8 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     // Mutants: A179, A179a
     #[test]
     fn a_column_is_judged_alike(name in name(), key: bool) {
