@@ -7,7 +7,7 @@
 //! | owner     | goes                                  | holds |
 //! |-----------|---------------------------------------|-------|
 //! | [`Place`] | slot → task of a caller → gone, or slot → line, or slot → gone | a permit |
-//! | [`Seat`]  | searching ⇄ working → gone            | while it works: a task, and its permit |
+//! | [`Seat`]  | called → searching ⇄ working → gone   | while it works: a task, and its permit |
 //!
 //! A task that is in line belongs to its lane, and so to the runners that are on their way to it.
 //!
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use lockkit_core::sync::Mutex;
 
 use crate::grant::Grant;
-use crate::lane::{Call, Lanes, Queued};
+use crate::lane::{Call, Lanes, Queued, Thread, Was};
 use crate::ledger::{Ending, Event, Ledger, Phase};
 use crate::stats::{DrainReport, PoolStats};
 use crate::stop::Stop;
@@ -83,6 +83,8 @@ pub(crate) struct Seat<J: Work, L: Copy + PartialEq> {
 }
 
 enum Doing<J> {
+    /// By this thread, and it has not looked yet.
+    Called(Thread),
     Searching {
         /// How many more empty looks it has before the last one.
         looks: u8,
@@ -187,7 +189,7 @@ impl<J, L: Copy + PartialEq> Engine<J, L> {
     /// the lock, and only hands the task over.
     pub(crate) fn submit(
         &self,
-        lane: L,
+        (lane, here): (L, Thread),
         grant: Grant,
         asked: Option<Instant>,
         job: impl FnOnce() -> J,
@@ -200,7 +202,8 @@ impl<J, L: Copy + PartialEq> Engine<J, L> {
         }
         state.ledger.enter_task(grant.weight());
         let job = job();
-        Some(state.lanes.push(lane, Queued { job, grant, asked }))
+        let queued = Queued { job, grant, asked };
+        Some(state.lanes.push(lane, queued, here))
     }
 }
 
@@ -242,7 +245,11 @@ impl<J, L: Copy + PartialEq> Place<J, L> {
     }
 
     /// Puts a task in line, on the slot. Gives the place back if a drain's deadline was first.
-    pub(crate) fn enqueue(mut self, lane: L, job: impl FnOnce() -> J) -> Result<Call, Self> {
+    pub(crate) fn enqueue(
+        mut self,
+        (lane, here): (L, Thread),
+        job: impl FnOnce() -> J,
+    ) -> Result<Call, Self> {
         let mut state = self.engine.state.lock();
         if state.ledger.phase() == Phase::Aborted {
             drop(state);
@@ -252,7 +259,8 @@ impl<J, L: Copy + PartialEq> Place<J, L> {
         state.ledger.turn_slot_into_task();
         let job = job();
         let asked = None;
-        let call = state.lanes.push(lane, Queued { job, grant, asked });
+        let queued = Queued { job, grant, asked };
+        let call = state.lanes.push(lane, queued, here);
         drop(state);
         self.held = Held::Gone;
         Ok(call)
@@ -306,13 +314,13 @@ impl<J, L> Drop for Place<J, L> {
 
 impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
     /// Takes the seat of a runner that was called for.
-    pub(crate) fn new(engine: Arc<Engine<J, L>>, lane: usize) -> Self {
+    pub(crate) fn new(engine: Arc<Engine<J, L>>, call: Call) -> Self {
         Self {
             engine,
-            lane,
+            lane: call.lane,
             stop: Arc::new(Stop::new()),
             driver: None,
-            doing: Doing::Searching { looks: LOOKS },
+            doing: Doing::Called(call.by),
         }
     }
 
@@ -320,7 +328,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
     pub(crate) fn working(&mut self) -> Option<(&mut J, &Stop)> {
         match &mut self.doing {
             Doing::Working(work) => Some((&mut work.job, &self.stop)),
-            Doing::Searching { .. } | Doing::Gone => None,
+            Doing::Called(_) | Doing::Searching { .. } | Doing::Gone => None,
         }
     }
 
@@ -333,13 +341,19 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
     }
 
     /// Looks for the first task in line.
-    pub(crate) fn look(&mut self, now: Instant) -> Found {
-        let Doing::Searching { looks } = self.doing else {
-            unreachable!("only who searches looks");
-        };
+    pub(crate) fn look(&mut self, here: Thread, now: Instant) -> Found {
         let mut state = self.engine.state.lock();
+        let looks = match self.doing {
+            Doing::Called(by) => {
+                state.lanes.arrive(self.lane, by);
+                LOOKS
+            }
+            Doing::Searching { looks } => looks,
+            Doing::Working(_) | Doing::Gone => unreachable!("only who searches looks"),
+        };
         let driver = (&mut self.driver, &self.stop);
-        if let Some(taken) = Self::take(&mut state, self.lane, driver, &mut self.doing, now) {
+        let lane = (self.lane, here);
+        if let Some(taken) = Self::take(&mut state, lane, driver, &mut self.doing, now) {
             drop(state);
             return taken.answer(&self.stop);
         }
@@ -348,7 +362,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
             return Found::Nothing;
         }
         self.doing = Doing::Gone;
-        state.lanes.leave(self.lane, true);
+        state.lanes.leave(self.lane, Was::Searching);
         let driver = self.driver.take();
         let stop = driver.and_then(|driver| state.ledger.remove_driver(driver));
         drop(state);
@@ -358,7 +372,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
 
     /// Its task has ended, and everything of the user's but the outcome is dropped. It looks for the next one,
     /// unless it is to let others have a turn first.
-    pub(crate) fn end(&mut self, ending: Ending, now: Instant, go_on: bool) -> Found {
+    pub(crate) fn end(&mut self, ending: Ending, here: Thread, now: Instant, go_on: bool) -> Found {
         let searching = Doing::Searching { looks: LOOKS };
         let Doing::Working(work) = std::mem::replace(&mut self.doing, searching) else {
             unreachable!("only what was begun ends");
@@ -369,7 +383,8 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
         state.lanes.search(self.lane);
         let taken = if go_on {
             let driver = (&mut self.driver, &self.stop);
-            Self::take(&mut state, self.lane, driver, &mut self.doing, now)
+            let lane = (self.lane, here);
+            Self::take(&mut state, lane, driver, &mut self.doing, now)
         } else {
             None
         };
@@ -382,12 +397,12 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
 
     fn take(
         state: &mut State<J, L>,
-        lane: usize,
+        (lane, here): (usize, Thread),
         (driver, stop): (&mut Option<usize>, &Arc<Stop>),
         doing: &mut Doing<J>,
         now: Instant,
     ) -> Option<Taken> {
-        let (queued, call) = state.lanes.take(lane)?;
+        let (queued, call) = state.lanes.take(lane, here)?;
         let asked = queued.asked.unwrap_or(now);
         state.ledger.waited(now.saturating_duration_since(asked));
         let mut too_late = false;
@@ -424,14 +439,15 @@ impl Taken {
 impl<J: Work, L: Copy + PartialEq> Drop for Seat<J, L> {
     fn drop(&mut self) {
         let doing = std::mem::replace(&mut self.doing, Doing::Gone);
-        let (searching, work) = match doing {
+        let (was, work) = match doing {
             Doing::Gone => return,
-            Doing::Searching { .. } => (true, None),
-            Doing::Working(work) => (false, Some(work)),
+            Doing::Called(by) => (Was::Called(by), None),
+            Doing::Searching { .. } => (Was::Searching, None),
+            Doing::Working(work) => (Was::Working, Some(work)),
         };
         let (line, stop) = {
             let mut state = self.engine.state.lock();
-            state.lanes.leave(self.lane, searching);
+            state.lanes.leave(self.lane, was);
             let driver = self.driver.take();
             let stop = driver.and_then(|driver| state.ledger.remove_driver(driver));
             (state.lanes.clear(self.lane), stop)

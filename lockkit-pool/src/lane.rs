@@ -1,11 +1,19 @@
 //! The tasks that wait for a runner, and the runners that come for them: one lane for each runtime.
 //!
-//! A plain struct under the engine's lock. The rule that keeps every task moving, true whenever the lock is
-//! free: **in a lane with tasks in line, a runner is searching**, that is, on its way to look. Who adds a task
-//! or takes one is told how many runners he has to spawn for that; they count as searching at once. A
-//! runner stops searching only by taking a task, or by looking into an empty line, and what makes the line
-//! longer asks for more of them, so no task is ever left between the last look of one runner and the
-//! submit that counted on it.
+//! A plain struct under the engine's lock. A runner is
+//!
+//! | it is       | until                       | where it is                                              |
+//! |-------------|-----------------------------|----------------------------------------------------------|
+//! | *called*    | its first poll              | perhaps on the very thread that called it, for that alone |
+//! | *searching* | it takes a task, or leaves  | where any thread of the runtime finds it                 |
+//! | *working*   | its task ends               |                                                          |
+//!
+//! The rule that keeps every task moving: **who leaves tasks in line, by adding one or by taking another,
+//! leaves a runner on its way to them that he does not wait for in vain**: one that searches, or one that his own
+//! thread has called. tokio keeps the latest task that a thread has spawned for that thread to poll next; should
+//! what runs there block before that, then nobody else may count on it. So whoever finds no such runner is
+//! told to spawn one. A runner stops searching only by taking a task, or by looking into an empty line, so no
+//! task is ever left between the last look of one runner and the submit that counted on it.
 //!
 //! A long line calls for two, so that more threads than one are woken for it.
 
@@ -20,6 +28,9 @@ const LONG: usize = 4;
 /// An idle lane keeps memory for so many tasks.
 const KEPT: usize = 64;
 
+/// A thread, by a number that no other one has while it lives.
+pub(crate) type Thread = usize;
+
 /// A task in line, with its place.
 pub(crate) struct Queued<J> {
     pub(crate) job: J,
@@ -33,7 +44,17 @@ pub(crate) struct Queued<J> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     pub(crate) lane: usize,
+    /// Where they are to be spawned.
+    pub(crate) by: Thread,
     pub(crate) runners: usize,
+}
+
+/// What a runner was doing when it ended.
+#[derive(Clone, Copy)]
+pub(crate) enum Was {
+    Called(Thread),
+    Searching,
+    Working,
 }
 
 /// All lanes of one pool. Almost always there is one.
@@ -45,7 +66,9 @@ struct Lane<J, L> {
     name: L,
     line: VecDeque<Queued<J>>,
     searching: usize,
-    /// Those that search and those that work. A lane without them is empty, and free for another name.
+    /// Who called each of those that have not had their first poll. A thread never has more than two here.
+    called: Vec<Thread>,
+    /// All of them. A lane without runners is empty, and free for another name.
     runners: usize,
 }
 
@@ -55,19 +78,26 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
     }
 
     /// Puts a task into the line of that name.
-    pub(crate) fn push(&mut self, name: L, queued: Queued<J>) -> Call {
+    pub(crate) fn push(&mut self, name: L, queued: Queued<J>, here: Thread) -> Call {
         let number = self.find(name);
         let lane = &mut self.lanes[number];
         lane.line.push_back(queued);
-        lane.call(number)
+        lane.call(number, here)
+    }
+
+    /// A runner that was called has its first poll, and searches from now on.
+    pub(crate) fn arrive(&mut self, number: usize, by: Thread) {
+        let lane = &mut self.lanes[number];
+        lane.no_longer_called(by);
+        lane.searching += 1;
     }
 
     /// A runner that searches looks. Without a task, it searches on.
-    pub(crate) fn take(&mut self, number: usize) -> Option<(Queued<J>, Call)> {
+    pub(crate) fn take(&mut self, number: usize, here: Thread) -> Option<(Queued<J>, Call)> {
         let lane = &mut self.lanes[number];
         let queued = lane.line.pop_front()?;
         lane.searching -= 1;
-        Some((queued, lane.call(number)))
+        Some((queued, lane.call(number, here)))
     }
 
     /// A runner has ended its task and searches again.
@@ -75,11 +105,15 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
         self.lanes[number].searching += 1;
     }
 
-    /// A runner ends. One that searches must have found the line empty.
-    pub(crate) fn leave(&mut self, number: usize, searching: bool) {
+    /// A runner ends. One that searches must have found the line empty, or be dropped with its runtime.
+    pub(crate) fn leave(&mut self, number: usize, was: Was) {
         let lane = &mut self.lanes[number];
         lane.runners -= 1;
-        lane.searching -= usize::from(searching);
+        match was {
+            Was::Called(by) => lane.no_longer_called(by),
+            Was::Searching => lane.searching -= 1,
+            Was::Working => {}
+        }
         if lane.runners == 0 && lane.line.is_empty() {
             lane.line.shrink_to(KEPT);
         }
@@ -102,6 +136,7 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
             name,
             line: VecDeque::new(),
             searching: 0,
+            called: Vec::new(),
             runners: 0,
         });
         self.lanes.len() - 1
@@ -109,18 +144,25 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
 }
 
 impl<J, L> Lane<J, L> {
-    fn call(&mut self, number: usize) -> Call {
+    fn call(&mut self, number: usize, here: Thread) -> Call {
         let wanted: usize = match self.line.len() {
             0 => 0,
             1..LONG => 1,
             _ => 2,
         };
-        let runners = wanted.saturating_sub(self.searching);
-        self.searching += runners;
+        let mine = self.called.iter().filter(|by| **by == here).count();
+        let runners = wanted.saturating_sub(self.searching + mine);
+        self.called.extend(std::iter::repeat_n(here, runners));
         self.runners += runners;
         Call {
             lane: number,
+            by: here,
             runners,
         }
+    }
+
+    fn no_longer_called(&mut self, by: Thread) {
+        let place = self.called.iter().position(|called| *called == by);
+        self.called.swap_remove(place.expect("it was called"));
     }
 }

@@ -64,7 +64,7 @@
 //! # What is not promised
 //! - A task that does not await cannot be stopped, here as anywhere in async Rust. A drain reports it as
 //!   stuck, and leaves it.
-//! - A task that blocks its thread after a submit may hold up others; use `spawn_blocking` for such work.
+//! - Who blocks his thread after a submit may hold up what he has submitted; use `spawn_blocking` for that.
 //! - Dropping the last handle on a pool stops nothing.
 //! - Panics are contained by unwinding: under `panic = "abort"` they end the process. The panic hook
 //!   runs, so a message is still printed where it prints one.
@@ -83,6 +83,7 @@ mod error;
 mod grant;
 mod group;
 mod handle;
+mod here;
 mod histogram;
 mod inside;
 mod lane;

@@ -44,8 +44,7 @@ pub(crate) const STOP_GRACE: Duration = Duration::from_secs(1);
 /// - a task runs on the runtime where it was spawned, or its slot reserved. When that shuts down, what it
 ///   had is [`Outcome::Cancelled`], begun or not;
 /// - who submits from a runtime's worker thread and then blocks that thread, which is never right in async code,
-///   keeps the runner that he called for from running: tokio leaves it to that very thread. Tasks submitted
-///   from elsewhere meanwhile may count on the same runner, and wait until the thread is free.
+///   may hold up what he has submitted, as with `tokio::spawn`, but nobody else's tasks.
 ///
 /// # A task that uses its own pool
 /// A submit from inside one of the pool's own tasks works while there is room. If it had to wait, it is

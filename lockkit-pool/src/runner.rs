@@ -15,6 +15,7 @@ use tokio::task::coop;
 
 use crate::clock::now;
 use crate::engine::{self, Engine, Found};
+use crate::here::thread;
 use crate::lane::Call;
 use crate::task::BoxedJob;
 
@@ -35,7 +36,7 @@ struct Runner {
 pub(crate) fn answer(call: Call, engine: &Arc<Engine<BoxedJob, Id>>, runtime: &Handle) {
     for _ in 0..call.runners {
         // On a runtime that has shut down it is dropped at once, which cancels what is in line.
-        runtime.spawn(Runner::new(Seat::new(Arc::clone(engine), call.lane)));
+        runtime.spawn(Runner::new(Seat::new(Arc::clone(engine), call)));
     }
 }
 
@@ -47,7 +48,7 @@ impl Runner {
     /// From within a poll, so on the runtime that the lane is for.
     fn answer(&self, call: Call) {
         for _ in 0..call.runners {
-            let seat = Seat::new(Arc::clone(self.seat.engine()), call.lane);
+            let seat = Seat::new(Arc::clone(self.seat.engine()), call);
             tokio::spawn(Runner::new(seat));
         }
     }
@@ -71,6 +72,7 @@ impl Future for Runner {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let pool = this.seat.engine().id();
+        let here = thread();
         let mut since = None;
         loop {
             let found = if let Some((job, stop)) = this.seat.working() {
@@ -85,11 +87,12 @@ impl Future for Runner {
                 let ran = now.saturating_duration_since(*since.get_or_insert(now));
                 // After so many tasks it is the turn of others, as with anything else that loops in tokio.
                 let turn = coop::poll_proceed(cx).map(|turn| turn.made_progress());
-                this.seat.end(ending, now, turn.is_ready() && ran < SLICE)
+                this.seat
+                    .end(ending, here, now, turn.is_ready() && ran < SLICE)
             } else {
                 let now = now();
                 since = since.or(Some(now));
-                this.seat.look(now)
+                this.seat.look(here, now)
             };
             match found {
                 Found::Task(call) if call.runners == 0 => {}

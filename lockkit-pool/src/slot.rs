@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::handle::TaskHandle;
+use crate::here::thread;
 use crate::pool::Place;
 use crate::runner;
 use crate::span::TaskSpan;
@@ -44,7 +45,8 @@ impl Slot {
         let (task, handle) = Spawned::new(future, span);
         let mut task = Some(Box::new(task));
         let engine = Arc::clone(self.place.engine());
-        match self.place.enqueue(self.runtime.id(), hand_over(&mut task)) {
+        let lane = (self.runtime.id(), thread());
+        match self.place.enqueue(lane, hand_over(&mut task)) {
             Ok(call) => {
                 runner::answer(call, &engine, &self.runtime);
                 handle

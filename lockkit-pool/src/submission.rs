@@ -16,6 +16,7 @@ use crate::clock::now;
 use crate::error::{Rejected, SubmitError};
 use crate::grant::Grant;
 use crate::handle::TaskHandle;
+use crate::here::thread;
 use crate::inside;
 use crate::outcome::Outcome;
 use crate::pool::{Place, WorkerPool};
@@ -284,7 +285,7 @@ impl WorkerPool {
         let span = TaskSpan::new(self.engine.name(), asked);
         let (task, handle) = Spawned::new(future, span);
         let mut task = Some(Box::new(task));
-        let lane = runtime.id();
+        let lane = (runtime.id(), thread());
         let call = self.engine.submit(lane, grant, asked, hand_over(&mut task));
         match (call, task) {
             (Some(call), _) => {

@@ -104,6 +104,32 @@ fn tasks_that_hold_their_threads_run_beside_each_other() {
     }
 }
 
+/// Mutant: E119c (a submit counts on a runner that another thread has called, and may keep), as a hang that the
+/// time-out ends.
+#[test]
+fn who_blocks_his_thread_after_a_submit_holds_up_no_task_of_others() {
+    let runtime = threads(2);
+    let pool = pool(8);
+    let (submitted, was_submitted) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    runtime.spawn({
+        let pool = pool.clone();
+        async move {
+            drop(pool.try_spawn(async {}).unwrap());
+            submitted.send(()).unwrap();
+            // Wrong in async code, and his own task is the price.
+            let _ = released.recv();
+        }
+    });
+    was_submitted.recv().unwrap();
+    let (ran, has_run) = mpsc::channel();
+    let task = async move { ran.send(()).unwrap() };
+    drop(runtime.block_on(pool.spawn(task)).unwrap());
+    let result = has_run.recv_timeout(Duration::from_mins(1));
+    drop(release);
+    result.unwrap();
+}
+
 /// Mutant: E119b (a runner never lets others have a turn), as a hang.
 #[tokio::test]
 async fn a_pool_that_always_has_work_lets_others_have_a_turn() {

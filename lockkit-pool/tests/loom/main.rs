@@ -50,7 +50,7 @@ use lockkit_test::wake::on_wake;
 
 use crate::engine::Work;
 use crate::grant::Grant;
-use crate::lane::Call;
+use crate::lane::{Call, Thread};
 use crate::ledger::Ending;
 use crate::stop::Stop;
 
@@ -59,8 +59,11 @@ type Place = engine::Place<Job, u8>;
 type Seat = engine::Seat<Job, u8>;
 
 const NO_TIME: Duration = Duration::ZERO;
-/// The one lane of most models.
-const HERE: u8 = 1;
+/// Where most tasks are submitted: as if it were one thread, which is the harder case, since a thread counts on
+/// the runners that it has called.
+const THREAD: Thread = 1;
+/// The one lane, seen from there.
+const HERE: (u8, Thread) = (1, THREAD);
 
 /// A task, which notes what the engine does with it.
 struct Job {

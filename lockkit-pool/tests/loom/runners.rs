@@ -9,9 +9,10 @@ use lockkit_core::sync::thread;
 
 use crate::engine::Found;
 use crate::grant::Grant;
+use crate::lane::Thread;
 use crate::ledger::Ending;
 use crate::stop::Stop;
-use crate::{Call, HERE, Job, Scene, Seat, stopped};
+use crate::{Call, HERE, Job, Scene, Seat, THREAD, stopped};
 
 /// Whether a task has ended.
 type Note = Arc<AtomicBool>;
@@ -23,6 +24,14 @@ fn has(note: &Note) -> bool {
 impl Scene {
     /// Puts a task in line, on a permit that is free. `None` once the pool is closed.
     fn enqueue(&self, act: impl FnMut(&Stop) -> Ending + Send + 'static) -> Option<(Call, Note)> {
+        self.enqueue_from(HERE, act)
+    }
+
+    fn enqueue_from(
+        &self,
+        here: (u8, Thread),
+        act: impl FnMut(&Stop) -> Ending + Send + 'static,
+    ) -> Option<(Call, Note)> {
         let permit = self.permits.try_acquire_owned().ok()?;
         let published = Note::default();
         let job = Job {
@@ -31,13 +40,13 @@ impl Scene {
         };
         let call = self
             .engine
-            .submit(HERE, Grant::new(permit, None), None, || job)?;
+            .submit(here, Grant::new(permit, None), None, || job)?;
         Some((call, published))
     }
 
     fn seats(&self, call: Call) -> Vec<Seat> {
         (0..call.runners)
-            .map(|_| Seat::new(self.engine.clone(), call.lane))
+            .map(|_| Seat::new(self.engine.clone(), call))
             .collect()
     }
 
@@ -76,9 +85,9 @@ impl Scene {
             let found = match seat.working() {
                 Some((job, stop)) => {
                     let ending = (job.act)(stop);
-                    seat.end(ending, now, true)
+                    seat.end(ending, THREAD, now, true)
                 }
-                None => seat.look(now),
+                None => seat.look(THREAD, now),
             };
             match found {
                 Found::Task(call) => answer(call),
@@ -108,6 +117,33 @@ fn no_task_is_left_behind_by_a_runner_that_leaves() {
         runner.join().unwrap();
         assert!(has(&first) && has(&second));
         scene.assert_ended(2, 0, 0);
+    });
+}
+
+/// Mutant: E119c (a submit counts on a runner that another thread has called, and may keep).
+#[test]
+fn a_runner_that_never_gets_to_run_holds_up_no_task_of_others() {
+    check("submit beside a blocked thread", 2, || {
+        const ELSEWHERE: (u8, Thread) = (HERE.0, 2);
+        let scene = Scene::of(3);
+        let (blocked, first) = scene.enqueue_from(ELSEWHERE, done).unwrap();
+        let blocked = scene.seats(blocked);
+        let other = thread::spawn({
+            let scene = scene.clone();
+            move || {
+                let (call, second) = scene.enqueue(done).unwrap();
+                scene.run(call);
+                second
+            }
+        });
+        let (call, third) = scene.enqueue(done).unwrap();
+        scene.run(call);
+        let second = other.join().unwrap();
+        assert!(has(&first) && has(&second) && has(&third));
+        for late in blocked {
+            scene.run_one(late);
+        }
+        scene.assert_ended(3, 0, 0);
     });
 }
 
@@ -159,7 +195,7 @@ fn what_a_runtime_drops_is_cancelled_and_counted() {
         let mut seats = scene.seats(call);
         let runtime = thread::spawn(move || {
             // It has begun its task when the runtime shuts down.
-            seats[0].look(Instant::now());
+            seats[0].look(THREAD, Instant::now());
         });
         let (call, second) = scene.enqueue(done).unwrap();
         // There is no runtime to spawn them on.
