@@ -104,7 +104,7 @@ fn tasks_that_hold_their_threads_run_beside_each_other() {
     }
 }
 
-/// Mutant: E119c (a submit counts on a runner that another thread has called, and may keep), as a hang that the
+/// Mutant: E147 (a submit counts on a runner that another thread has called, and may keep), as a hang that the
 /// time-out ends.
 #[test]
 fn who_blocks_his_thread_after_a_submit_holds_up_no_task_of_others() {

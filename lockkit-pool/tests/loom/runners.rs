@@ -120,7 +120,7 @@ fn no_task_is_left_behind_by_a_runner_that_leaves() {
     });
 }
 
-/// Mutant: E119c (a submit counts on a runner that another thread has called, and may keep).
+/// Mutant: E147 (a submit counts on a runner that another thread has called, and may keep).
 #[test]
 fn a_runner_that_never_gets_to_run_holds_up_no_task_of_others() {
     check("submit beside a blocked thread", 2, || {
