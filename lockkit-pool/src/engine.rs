@@ -11,10 +11,11 @@
 //!
 //! A task that is in line belongs to its lane, and so to the runners that are on their way to it.
 //!
-//! Each step is one hold of the lock: a submit (admitted, started, in line), and the end of a task with the
-//! start of the next one. What ends does so in this order: what the task held is dropped, the books
-//! change, the permit goes back, the outcome is published. So the books never show more than the
-//! semaphore allows, and a handle that resolves finds its place free and its task counted.
+//! Each step is one hold of the lock: a submit (admitted, started, in line), the end of a task, a look for the
+//! next. What ends does so in this order: what the task held is dropped, the books change, the permit goes back,
+//! the outcome is published. So the books never show more than the semaphore allows, and a handle that
+//! resolves finds its place free and its task counted. The last two run code that is not ours, so a runner is
+//! not on its way to anybody until they are over.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -72,7 +73,7 @@ enum Held {
 }
 
 /// A runner's seat at its lane. Dropped, it takes the lane's tasks with it: only a runtime that shuts down
-/// drops runners.
+/// drops runners, and a waker that panics.
 pub(crate) struct Seat<J: Work, L: Copy + PartialEq> {
     engine: Arc<Engine<J, L>>,
     lane: usize,
@@ -90,6 +91,8 @@ enum Doing<J> {
         looks: u8,
     },
     Working(Working<J>),
+    /// It has ended its task, and counts as working until it looks.
+    Ended,
     Gone,
 }
 
@@ -328,7 +331,7 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
     pub(crate) fn working(&mut self) -> Option<(&mut J, &Stop)> {
         match &mut self.doing {
             Doing::Working(work) => Some((&mut work.job, &self.stop)),
-            Doing::Called(_) | Doing::Searching { .. } | Doing::Gone => None,
+            Doing::Called(_) | Doing::Searching { .. } | Doing::Ended | Doing::Gone => None,
         }
     }
 
@@ -340,22 +343,49 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
         &self.engine
     }
 
-    /// Looks for the first task in line.
-    pub(crate) fn look(&mut self, here: Thread, now: Instant) -> Found {
+    /// Its task has ended, and everything of the user's but the outcome is dropped.
+    pub(crate) fn end(&mut self, ending: Ending, now: Instant) {
+        let Doing::Working(work) = std::mem::replace(&mut self.doing, Doing::Ended) else {
+            unreachable!("only what was begun ends");
+        };
+        let ran = now.saturating_duration_since(work.began);
+        let weight = work.grant.weight();
+        let drains = {
+            let mut state = self.engine.state.lock();
+            state.ledger.leave_task(weight, ending, ran)
+        };
+        drop(work.grant);
+        work.job.publish();
+        drains.wake();
+    }
+
+    /// Looks for the first task in line. When it is others' turn, it only says that it searches.
+    pub(crate) fn look(&mut self, here: Thread, now: Instant, others: bool) -> Found {
         let mut state = self.engine.state.lock();
         let looks = match self.doing {
             Doing::Called(by) => {
                 state.lanes.arrive(self.lane, by);
                 LOOKS
             }
+            Doing::Ended => {
+                state.lanes.search(self.lane);
+                LOOKS
+            }
             Doing::Searching { looks } => looks,
             Doing::Working(_) | Doing::Gone => unreachable!("only who searches looks"),
         };
+        self.doing = Doing::Searching { looks };
+        if others {
+            return Found::Nothing;
+        }
         let driver = (&mut self.driver, &self.stop);
         let lane = (self.lane, here);
         if let Some(taken) = Self::take(&mut state, lane, driver, &mut self.doing, now) {
             drop(state);
-            return taken.answer(&self.stop);
+            if taken.too_late {
+                self.stop.fire();
+            }
+            return Found::Task(taken.call);
         }
         if looks > 0 {
             self.doing = Doing::Searching { looks: looks - 1 };
@@ -368,31 +398,6 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
         drop(state);
         drop(stop);
         Found::Leave
-    }
-
-    /// Its task has ended, and everything of the user's but the outcome is dropped. It looks for the next one,
-    /// unless it is to let others have a turn first.
-    pub(crate) fn end(&mut self, ending: Ending, here: Thread, now: Instant, go_on: bool) -> Found {
-        let searching = Doing::Searching { looks: LOOKS };
-        let Doing::Working(work) = std::mem::replace(&mut self.doing, searching) else {
-            unreachable!("only what was begun ends");
-        };
-        let ran = now.saturating_duration_since(work.began);
-        let mut state = self.engine.state.lock();
-        let drains = state.ledger.leave_task(work.grant.weight(), ending, ran);
-        state.lanes.search(self.lane);
-        let taken = if go_on {
-            let driver = (&mut self.driver, &self.stop);
-            let lane = (self.lane, here);
-            Self::take(&mut state, lane, driver, &mut self.doing, now)
-        } else {
-            None
-        };
-        drop(state);
-        drop(work.grant);
-        work.job.publish();
-        drains.wake();
-        taken.map_or(Found::Nothing, |taken| taken.answer(&self.stop))
     }
 
     fn take(
@@ -426,16 +431,6 @@ struct Taken {
     too_late: bool,
 }
 
-impl Taken {
-    /// Only ever called unlocked.
-    fn answer(self, stop: &Stop) -> Found {
-        if self.too_late {
-            stop.fire();
-        }
-        Found::Task(self.call)
-    }
-}
-
 impl<J: Work, L: Copy + PartialEq> Drop for Seat<J, L> {
     fn drop(&mut self) {
         let doing = std::mem::replace(&mut self.doing, Doing::Gone);
@@ -444,6 +439,7 @@ impl<J: Work, L: Copy + PartialEq> Drop for Seat<J, L> {
             Doing::Called(by) => (Was::Called(by), None),
             Doing::Searching { .. } => (Was::Searching, None),
             Doing::Working(work) => (Was::Working, Some(work)),
+            Doing::Ended => (Was::Working, None),
         };
         let (line, stop) = {
             let mut state = self.engine.state.lock();

@@ -3,7 +3,7 @@
 use crate::lane::Thread;
 
 thread_local! {
-    // Only its place counts. Without a destructor it is there until the thread has ended.
+    // Only its place counts, which no other living thread has.
     static MARK: u8 = const { 0 };
 }
 

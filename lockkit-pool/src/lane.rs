@@ -2,18 +2,24 @@
 //!
 //! A plain struct under the engine's lock. A runner is
 //!
-//! | it is       | until                       | where it is                                              |
-//! |-------------|-----------------------------|----------------------------------------------------------|
-//! | *called*    | its first poll              | perhaps on the very thread that called it, for that alone |
-//! | *searching* | it takes a task, or leaves  | where any thread of the runtime finds it                 |
-//! | *working*   | its task ends               |                                                          |
+//! | it is       | until                      | where it is                                               |
+//! |-------------|----------------------------|-----------------------------------------------------------|
+//! | *called*    | its first poll             | perhaps next on the thread that called it, for that alone |
+//! | *searching* | it takes a task, or leaves | in a run queue, or being polled by us: no other code runs |
+//! | *working*   | it looks again             |                                                           |
 //!
-//! The rule that keeps every task moving: **who leaves tasks in line, by adding one or by taking another,
-//! leaves a runner on its way to them that he does not wait for in vain**: one that searches, or one that his own
-//! thread has called. tokio keeps the latest task that a thread has spawned for that thread to poll next; should
-//! what runs there block before that, then nobody else may count on it. So whoever finds no such runner is
-//! told to spawn one. A runner stops searching only by taking a task, or by looking into an empty line, so no
-//! task is ever left between the last look of one runner and the submit that counted on it.
+//! The rule that keeps every task moving: **who leaves tasks in line leaves a runner on its way to them**, one
+//! that searches or one that was called. Who finds too few is told to spawn them. Which ones count differs. tokio
+//! keeps the latest task that a thread has spawned for that thread to poll next, where no other thread finds it,
+//! and what runs there may block before that. So
+//!
+//! - who *adds* a task counts on those that search, and on those that his own thread has called: he is about
+//!   to let go of that thread, or has himself to blame;
+//! - who *takes* a task counts likewise, but unless enough of them search he gives way before he begins it: his
+//!   thread polls those that it has called first.
+//!
+//! A runner stops searching only by taking a task, or by looking into an empty line, so no task is ever left
+//! between the last look of one runner and the submit that counted on it.
 //!
 //! A long line calls for two, so that more threads than one are woken for it.
 
@@ -39,14 +45,16 @@ pub(crate) struct Queued<J> {
     pub(crate) asked: Option<Instant>,
 }
 
-/// How many runners are to be spawned in which lane. They are counted already, so it must be done.
+/// How many runners are to be spawned in which lane, by the thread that is told so. They are counted already,
+/// so it must be done.
 #[must_use = "tasks wait for these runners"]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     pub(crate) lane: usize,
-    /// Where they are to be spawned.
     pub(crate) by: Thread,
     pub(crate) runners: usize,
+    /// Who has taken a task lets them, and others that this thread has called, go first.
+    pub(crate) give_way: bool,
 }
 
 /// What a runner was doing when it ended.
@@ -100,7 +108,7 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
         Some((queued, lane.call(number, here)))
     }
 
-    /// A runner has ended its task and searches again.
+    /// A runner that has worked searches again.
     pub(crate) fn search(&mut self, number: usize) {
         self.lanes[number].searching += 1;
     }
@@ -158,6 +166,7 @@ impl<J, L> Lane<J, L> {
             lane: number,
             by: here,
             runners,
+            give_way: wanted > self.searching,
         }
     }
 

@@ -75,7 +75,7 @@ impl Future for Runner {
         let here = thread();
         let mut since = None;
         loop {
-            let found = if let Some((job, stop)) = this.seat.working() {
+            let now = if let Some((job, stop)) = this.seat.working() {
                 let stopped = stop.is_fired();
                 let Poll::Ready(ending) = job.as_mut().poll(cx, pool, stopped) else {
                     if this.register(cx) {
@@ -84,18 +84,16 @@ impl Future for Runner {
                     return Poll::Pending;
                 };
                 let now = now();
-                let ran = now.saturating_duration_since(*since.get_or_insert(now));
-                // After so many tasks it is the turn of others, as with anything else that loops in tokio.
-                let turn = coop::poll_proceed(cx).map(|turn| turn.made_progress());
-                this.seat
-                    .end(ending, here, now, turn.is_ready() && ran < SLICE)
+                this.seat.end(ending, now);
+                now
             } else {
-                let now = now();
-                since = since.or(Some(now));
-                this.seat.look(here, now)
+                now()
             };
-            match found {
-                Found::Task(call) if call.runners == 0 => {}
+            let ran = now.saturating_duration_since(*since.get_or_insert(now));
+            // After so many tasks it is the turn of others, as with anything else that loops in tokio.
+            let turn = coop::poll_proceed(cx).map(|turn| turn.made_progress());
+            match this.seat.look(here, now, turn.is_pending() || ran > SLICE) {
+                Found::Task(call) if !call.give_way => {}
                 // tokio keeps the latest task that a thread has spawned for that very thread, where nobody
                 // else finds it. So it is that runner's turn now, and this one with its task, which may
                 // not let go for long, goes to where any thread finds it.

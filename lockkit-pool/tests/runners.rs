@@ -4,7 +4,7 @@ use std::future::{Future, pending, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use lockkit_pool::{Outcome, TaskHandle, WorkerPool};
@@ -128,6 +128,110 @@ fn who_blocks_his_thread_after_a_submit_holds_up_no_task_of_others() {
     let result = has_run.recv_timeout(Duration::from_mins(1));
     drop(release);
     result.unwrap();
+}
+
+/// Mutant: E148 (a runner begins a task on the thread that keeps the runner of the next), as a hang that the time-out
+/// ends.
+#[test]
+fn a_task_that_holds_its_thread_runs_beside_the_next_one_of_the_same_submitter() {
+    let runtime = threads(2);
+    let pool = pool(8);
+    let (all_met, met) = mpsc::channel();
+    let submitter = {
+        let pool = pool.clone();
+        async move {
+            // From here on it is one poll, and its runner takes the first of the two at its end.
+            yield_now().await;
+            let barrier = Arc::new(Barrier::new(2));
+            for _ in 0..2 {
+                let (barrier, all_met) = (barrier.clone(), all_met.clone());
+                let task = async move {
+                    barrier.wait();
+                    all_met.send(()).unwrap();
+                };
+                drop(pool.try_spawn(task).unwrap());
+            }
+        }
+    };
+    drop(runtime.block_on(pool.spawn(submitter)).unwrap());
+    for _ in 0..2 {
+        let result = met.recv_timeout(Duration::from_mins(1));
+        if result.is_err() {
+            // The runtime's drop would wait for the threads that hang.
+            runtime.shutdown_background();
+            panic!("the two did not run beside each other");
+        }
+    }
+}
+
+/// Mutant: E149 (a runner counts as on its way while it drops what nobody reads), as a hang that the time-out ends.
+#[test]
+fn a_result_whose_drop_holds_its_thread_holds_up_no_other_task() {
+    struct Holds(mpsc::Sender<()>, mpsc::Receiver<()>);
+    impl Drop for Holds {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+            let _ = self.1.recv();
+        }
+    }
+    let runtime = threads(2);
+    let pool = pool(8);
+    let (held, is_held) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let result = Holds(held, released);
+    drop(runtime.block_on(pool.spawn(async { result })).unwrap());
+    is_held.recv().unwrap();
+    let (ran, has_run) = mpsc::channel();
+    let task = async move { ran.send(()).unwrap() };
+    drop(runtime.block_on(pool.spawn(task)).unwrap());
+    let result = has_run.recv_timeout(Duration::from_mins(1));
+    drop(release);
+    result.unwrap();
+}
+
+/// A waker that panics may cancel what is in line, and no more than that.
+#[test]
+fn a_pool_works_on_after_a_waker_that_panics() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker that panics");
+        }
+    }
+    let runtime = one_thread();
+    let pool = pool(3);
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let first = pool.clone();
+    let _first = runtime.block_on(async {
+        let handle = first.spawn(ended).await.unwrap();
+        yield_now().await;
+        handle
+    });
+    // In line, with a runner that another thread has called.
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let _here = runtime.enter();
+            drop(pool.try_spawn(pending::<()>()).unwrap());
+            drop(pool.try_spawn(pending::<()>()).unwrap());
+        });
+    });
+    let mut waiting = Box::pin(pool.spawn(pending::<()>()));
+    {
+        let _here = runtime.enter();
+        let waker = Waker::from(Arc::new(Panics));
+        let polled = waiting.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+    end.send(()).unwrap();
+    for _ in 0..9 {
+        runtime.block_on(yield_now());
+    }
+    drop(waiting);
+    let outcome = runtime.block_on(async {
+        let handle = pool.spawn(ready(1)).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(9), handle).await
+    });
+    assert_eq!(outcome.unwrap(), Outcome::Done(1));
 }
 
 /// Mutant: E119b (a runner never lets others have a turn), as a hang.

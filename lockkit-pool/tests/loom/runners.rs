@@ -85,9 +85,10 @@ impl Scene {
             let found = match seat.working() {
                 Some((job, stop)) => {
                     let ending = (job.act)(stop);
-                    seat.end(ending, THREAD, now, true)
+                    seat.end(ending, now);
+                    seat.look(THREAD, now, false)
                 }
-                None => seat.look(THREAD, now),
+                None => seat.look(THREAD, now, false),
             };
             match found {
                 Found::Task(call) => answer(call),
@@ -195,7 +196,7 @@ fn what_a_runtime_drops_is_cancelled_and_counted() {
         let mut seats = scene.seats(call);
         let runtime = thread::spawn(move || {
             // It has begun its task when the runtime shuts down.
-            seats[0].look(THREAD, Instant::now());
+            seats[0].look(THREAD, Instant::now(), false);
         });
         let (call, second) = scene.enqueue(done).unwrap();
         // There is no runtime to spawn them on.
