@@ -62,8 +62,7 @@
 //! ```
 //!
 //! # What is not promised
-//! - A task that does not await cannot be stopped, here as anywhere in async Rust. A drain reports it as
-//!   stuck, and leaves it.
+//! - A task that does not await cannot be stopped. A drain reports it as stuck, and leaves it.
 //! - Who blocks his thread after a submit may hold up what he has submitted; use `spawn_blocking` for that.
 //! - Dropping the last handle on a pool stops nothing.
 //! - Panics are contained by unwinding: under `panic = "abort"` they end the process. The panic hook

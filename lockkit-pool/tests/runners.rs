@@ -201,12 +201,8 @@ fn a_pool_works_on_after_a_waker_that_panics() {
     let runtime = one_thread();
     let pool = pool(3);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let first = pool.clone();
-    let _first = runtime.block_on(async {
-        let handle = first.spawn(ended).await.unwrap();
-        yield_now().await;
-        handle
-    });
+    let _first = runtime.block_on(pool.spawn(ended)).unwrap();
+    runtime.block_on(yield_now());
     // In line, with a runner that another thread has called.
     std::thread::scope(|threads| {
         threads.spawn(|| {

@@ -10,7 +10,7 @@ use crate::engine::Found;
 use crate::grant::Grant;
 use crate::ledger::{Ending, Ledger};
 use crate::stop::Stop;
-use crate::{Job, Scene, Seat};
+use crate::{Job, Scene, Seat, THREAD};
 
 /// Mutant: E159 (the line of a driver that has left is not used again).
 #[test]
@@ -47,13 +47,16 @@ impl Scene {
             published: Arc::default(),
         };
         let grant = Grant::new(permit, None);
-        let call = self.engine.submit(runtime, grant, None, job).unwrap();
+        let call = self
+            .engine
+            .submit((runtime, THREAD), grant, None, job)
+            .unwrap();
         assert_eq!(call.runners, 1);
-        let mut seat = Seat::new(self.engine.clone(), call.lane);
+        let mut seat = Seat::new(self.engine.clone(), call);
         let now = Instant::now();
-        assert!(matches!(seat.look(now), Found::Task(_)));
-        let _ = seat.end(Ending::Done, now, false);
-        while !matches!(seat.look(now), Found::Leave) {}
+        assert!(matches!(seat.look(THREAD, now, false), Found::Task(_)));
+        seat.end(Ending::Done, now);
+        while !matches!(seat.look(THREAD, now, false), Found::Leave) {}
         call.lane
     }
 }
