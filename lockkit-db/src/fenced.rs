@@ -177,23 +177,30 @@ impl<DB: Backend> FencedRows<DB> {
     /// # Cancel safety
     ///
     /// Dropped, it has happened or not; claim again.
-    pub async fn claim<'c, R, A>(
+    pub fn claim<'c, R, A>(
         &self,
         on: A,
         key: impl Bind<DB>,
         fence: Fence,
-    ) -> Result<Loaded<R>, Error>
+    ) -> impl Future<Output = Result<Loaded<R>, Error>> + Send
     where
         R: Record<DB>,
-        A: Acquire<'c, Database = DB>,
+        A: Acquire<'c, Database = DB> + Send,
     {
-        let arguments = self.showing(&key, fence)?;
-        let key = self.table.arguments(&key)?;
-        let mut connection = on.acquire().await?;
-        let rows = self.change(&mut connection, &self.claim, arguments).await?;
-        match rows.first() {
-            Some(row) => self.table.row(row),
-            None => Err(self.refused(&mut connection, key, fence, None).await),
+        let bound = || {
+            let arguments = self.showing(&key, fence)?;
+            let key = self.table.arguments(&key)?;
+            Ok::<_, Error>((arguments, key))
+        };
+        let bound = bound();
+        async move {
+            let (arguments, key) = bound?;
+            let mut connection = on.acquire().await?;
+            let rows = self.change(&mut connection, &self.claim, arguments).await?;
+            match rows.first() {
+                Some(row) => self.table.row(row),
+                None => Err(self.refused(&mut connection, key, fence, None).await),
+            }
         }
     }
 
@@ -211,24 +218,31 @@ impl<DB: Backend> FencedRows<DB> {
     /// # Cancel safety
     ///
     /// Dropped, it has happened or not.
-    pub async fn write<'c, A>(
+    pub fn write<'c, A>(
         &self,
         on: A,
         key: impl Bind<DB>,
         fence: Fence,
         values: impl Bind<DB>,
-    ) -> Result<Version, Error>
+    ) -> impl Future<Output = Result<Version, Error>> + Send
     where
-        A: Acquire<'c, Database = DB>,
+        A: Acquire<'c, Database = DB> + Send,
     {
-        let mut arguments = self.showing(&key, fence)?;
-        self.table.add_columns(&mut arguments, &values)?;
-        let key = self.table.arguments(&key)?;
-        let mut connection = on.acquire().await?;
-        let rows = self.change(&mut connection, &self.write, arguments).await?;
-        match rows.first() {
-            Some(row) => self.table.version(row, 0),
-            None => Err(self.refused(&mut connection, key, fence, None).await),
+        let bound = || {
+            let mut arguments = self.showing(&key, fence)?;
+            self.table.add_columns(&mut arguments, &values)?;
+            let key = self.table.arguments(&key)?;
+            Ok::<_, Error>((arguments, key))
+        };
+        let bound = bound();
+        async move {
+            let (arguments, key) = bound?;
+            let mut connection = on.acquire().await?;
+            let rows = self.change(&mut connection, &self.write, arguments).await?;
+            match rows.first() {
+                Some(row) => self.table.version(row, 0),
+                None => Err(self.refused(&mut connection, key, fence, None).await),
+            }
         }
     }
 
@@ -245,30 +259,37 @@ impl<DB: Backend> FencedRows<DB> {
     /// # Cancel safety
     ///
     /// Dropped, it has happened or not.
-    pub async fn write_cas<'c, A>(
+    pub fn write_cas<'c, A>(
         &self,
         on: A,
         key: impl Bind<DB>,
         fence: Fence,
         expected: Version,
         values: impl Bind<DB>,
-    ) -> Result<Version, Error>
+    ) -> impl Future<Output = Result<Version, Error>> + Send
     where
-        A: Acquire<'c, Database = DB>,
+        A: Acquire<'c, Database = DB> + Send,
     {
-        self.table.has_next(expected)?;
-        let mut arguments = self.showing(&key, fence)?;
-        self.table.add_columns(&mut arguments, &values)?;
-        arguments.push_number(expected.get())?;
-        let key = self.table.arguments(&key)?;
-        let mut connection = on.acquire().await?;
-        let text = &self.write_cas;
-        let rows = self.change(&mut connection, text, arguments).await?;
-        match rows.first() {
-            Some(row) => self.table.version(row, 0),
-            None => Err(self
-                .refused(&mut connection, key, fence, Some(expected))
-                .await),
+        let bound = || {
+            self.table.has_next(expected)?;
+            let mut arguments = self.showing(&key, fence)?;
+            self.table.add_columns(&mut arguments, &values)?;
+            arguments.push_number(expected.get())?;
+            let key = self.table.arguments(&key)?;
+            Ok::<_, Error>((arguments, key))
+        };
+        let bound = bound();
+        async move {
+            let (arguments, key) = bound?;
+            let mut connection = on.acquire().await?;
+            let text = &self.write_cas;
+            let rows = self.change(&mut connection, text, arguments).await?;
+            match rows.first() {
+                Some(row) => self.table.version(row, 0),
+                None => Err(self
+                    .refused(&mut connection, key, fence, Some(expected))
+                    .await),
+            }
         }
     }
 

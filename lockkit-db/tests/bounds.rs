@@ -1,6 +1,9 @@
 //! What can be sent, shared and moved.
 
-use lockkit_db::sqlx::{PgPool, Postgres, Sqlite};
+use lockkit_core::Fence;
+use lockkit_db::cas::{Loaded, Table, Version};
+use lockkit_db::fenced::FencedRows;
+use lockkit_db::sqlx::{PgPool, Pool, Postgres, Sqlite};
 use lockkit_db::transaction::{Class, Outcome, Retry, Savepoint, Tx, TxOptions, Watch, outcome};
 use lockkit_db::{Blocker, Error, Receipt};
 
@@ -53,4 +56,39 @@ fn the_futures_can_be_sent() {
         });
     }
     let _ = calls;
+}
+
+#[test]
+fn what_is_done_on_a_held_connection_can_be_spawned() {
+    macro_rules! calls {
+        ($calls:ident, $database:ty) => {
+            async fn $calls(
+                pool: Pool<$database>,
+                rows: Table<$database>,
+                fenced: FencedRows<$database>,
+            ) -> Result<(), Error> {
+                let (fence, version) = (Fence::MIN, Version::new(1));
+                tokio::spawn(async move {
+                    let mut held = pool.acquire().await?;
+                    let row: Option<Loaded<i64>> = rows.load(&mut *held, 7).await?;
+                    let _ = rows.insert(&mut *held, 7, 1).await?;
+                    let _ = rows.cas(&mut *held, 7, version, 2).await?;
+                    let _ = rows.delete(&mut *held, 7, version).await?;
+                    let _: Loaded<i64> = fenced.claim(&mut *held, 7, fence).await?;
+                    fenced.write(&mut *held, 7, fence, 3).await?;
+                    fenced.write_cas(&mut *held, 7, fence, version, 3).await?;
+                    let mut tx = Tx::begin(&pool, &TxOptions::new()).await?;
+                    let _ = rows
+                        .cas(&mut *tx, 7, version, row.map_or(0, |row| row.value))
+                        .await?;
+                    tx.commit().await
+                })
+                .await
+                .expect("it does not panic")
+            }
+            let _ = $calls;
+        };
+    }
+    calls!(on_postgres, Postgres);
+    calls!(on_sqlite, Sqlite);
 }

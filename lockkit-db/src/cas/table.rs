@@ -458,6 +458,9 @@ impl<DB: Backend> Table<DB> {
         self.inner.conflicts.lock().stats()
     }
 
+    // These four are no `async fn`s: that the future of one is `Send`, where it holds a connection that
+    // is borrowed, is said here, since rustc cannot find it out in a caller's (rust-lang/rust#110338).
+
     /// Reads a row and its version. One round trip.
     ///
     /// # Errors
@@ -468,19 +471,22 @@ impl<DB: Backend> Table<DB> {
     /// # Cancel safety
     ///
     /// Nothing is lost.
-    pub async fn load<'c, R, A>(
+    pub fn load<'c, R, A>(
         &self,
         on: A,
         key: impl Bind<DB>,
-    ) -> Result<Option<Loaded<R>>, Error>
+    ) -> impl Future<Output = Result<Option<Loaded<R>>, Error>> + Send
     where
         R: Record<DB>,
-        A: Acquire<'c, Database = DB>,
+        A: Acquire<'c, Database = DB> + Send,
     {
-        let key = self.arguments(&key)?;
-        let mut connection = on.acquire().await?;
-        self.read(&mut *connection, &self.inner.texts.load, key)
-            .await
+        let key = self.arguments(&key);
+        async move {
+            let key = key?;
+            let mut connection = on.acquire().await?;
+            self.read(&mut *connection, &self.inner.texts.load, key)
+                .await
+        }
     }
 
     /// Inserts a row, with its first version. `None` if there is a row of that key already, which is left as
@@ -494,27 +500,34 @@ impl<DB: Backend> Table<DB> {
     /// # Cancel safety
     ///
     /// Dropped, it has happened or not.
-    pub async fn insert<'c, A>(
+    pub fn insert<'c, A>(
         &self,
         on: A,
         key: impl Bind<DB>,
         values: impl Bind<DB>,
-    ) -> Result<Option<Version>, Error>
+    ) -> impl Future<Output = Result<Option<Version>, Error>> + Send
     where
-        A: Acquire<'c, Database = DB>,
+        A: Acquire<'c, Database = DB> + Send,
     {
-        let mut arguments = self.arguments(&key)?;
-        self.add_columns(&mut arguments, &values)?;
-        let mut connection = on.acquire().await?;
-        let rows = self
-            .fetch(
-                &mut *connection,
-                &self.inner.texts.insert,
-                arguments,
-                Writes::Yes,
-            )
-            .await?;
-        rows.first().map(|row| self.version(row, 0)).transpose()
+        let bound = || {
+            let mut arguments = self.arguments(&key)?;
+            self.add_columns(&mut arguments, &values)?;
+            Ok::<_, Error>(arguments)
+        };
+        let bound = bound();
+        async move {
+            let arguments = bound?;
+            let mut connection = on.acquire().await?;
+            let rows = self
+                .fetch(
+                    &mut *connection,
+                    &self.inner.texts.insert,
+                    arguments,
+                    Writes::Yes,
+                )
+                .await?;
+            rows.first().map(|row| self.version(row, 0)).transpose()
+        }
     }
 
     /// Sets all value columns of a row, and raises its version, if its version is the one expected.
@@ -539,22 +552,29 @@ impl<DB: Backend> Table<DB> {
     /// # Cancel safety
     ///
     /// Dropped, it is as if the reply was lost.
-    pub async fn cas<'c, A>(
+    pub fn cas<'c, A>(
         &self,
         on: A,
         key: impl Bind<DB>,
         expected: Version,
         values: impl Bind<DB>,
-    ) -> Result<Outcome, Error>
+    ) -> impl Future<Output = Result<Outcome, Error>> + Send
     where
-        A: Acquire<'c, Database = DB>,
+        A: Acquire<'c, Database = DB> + Send,
     {
-        let mut arguments = self.expecting(&key, expected)?;
-        self.add_columns(&mut arguments, &values)?;
-        let key = self.arguments(&key)?;
-        let mut connection = on.acquire().await?;
-        self.update(&mut *connection, key, expected, arguments)
-            .await
+        let bound = || {
+            let mut arguments = self.expecting(&key, expected)?;
+            self.add_columns(&mut arguments, &values)?;
+            let key = self.arguments(&key)?;
+            Ok::<_, Error>((arguments, key))
+        };
+        let bound = bound();
+        async move {
+            let (arguments, key) = bound?;
+            let mut connection = on.acquire().await?;
+            self.update(&mut *connection, key, expected, arguments)
+                .await
+        }
     }
 
     /// Deletes a row if its version is the one expected. Costs what [`cas`](Self::cas) does.
@@ -567,27 +587,34 @@ impl<DB: Backend> Table<DB> {
     /// # Cancel safety
     ///
     /// Dropped, it has happened or not.
-    pub async fn delete<'c, A>(
+    pub fn delete<'c, A>(
         &self,
         on: A,
         key: impl Bind<DB>,
         expected: Version,
-    ) -> Result<Deleted, Error>
+    ) -> impl Future<Output = Result<Deleted, Error>> + Send
     where
-        A: Acquire<'c, Database = DB>,
+        A: Acquire<'c, Database = DB> + Send,
     {
-        let arguments = self.expecting(&key, expected)?;
-        let key = self.arguments(&key)?;
-        let mut connection = on.acquire().await?;
-        let text = &self.inner.texts.delete;
-        let told = self
-            .guarded(&mut *connection, text, key, expected, arguments)
-            .await?;
-        Ok(match told {
-            Told::Done(_) => Deleted::Deleted,
-            Told::Conflict(current) => Deleted::Conflict { current },
-            Told::Missing => Deleted::NotFound,
-        })
+        let bound = || {
+            let arguments = self.expecting(&key, expected)?;
+            let key = self.arguments(&key)?;
+            Ok::<_, Error>((arguments, key))
+        };
+        let bound = bound();
+        async move {
+            let (arguments, key) = bound?;
+            let mut connection = on.acquire().await?;
+            let text = &self.inner.texts.delete;
+            let told = self
+                .guarded(&mut *connection, text, key, expected, arguments)
+                .await?;
+            Ok(match told {
+                Told::Done(_) => Deleted::Deleted,
+                Told::Conflict(current) => Deleted::Conflict { current },
+                Told::Missing => Deleted::NotFound,
+            })
+        }
     }
 
     // What `optimistic` is made of.
