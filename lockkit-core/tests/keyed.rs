@@ -5,30 +5,20 @@ use std::cell::Cell;
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
 use lockkit_core::{KeyedMutex, KeyedSemaphore, KeyedSemaphoreError};
-use lockkit_test::wake::{CountingWaker, on_drop, on_wake};
-
-/// Polls a future that can be moved, with a waker that nobody hears.
-fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    poll_with(future, Waker::noop())
-}
-
-fn poll_with<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
-    pin!(future).poll(&mut Context::from_waker(waker))
-}
+use lockkit_test::wake::{CountingWaker, on_drop, on_wake, poll_once, poll_with};
 
 fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
-    poll(future).is_pending()
+    poll_once(future).is_pending()
 }
 
 #[track_caller]
 fn granted<F: Future + Unpin>(mut future: F) -> F::Output {
-    match poll(&mut future) {
+    match poll_once(&mut future) {
         Poll::Ready(guard) => guard,
         Poll::Pending => panic!("not granted"),
     }
@@ -98,8 +88,8 @@ mod holding {
     fn a_future_polled_after_its_result_says_so() {
         let mutex = KeyedMutex::new();
         let mut done = mutex.lock(1);
-        assert!(poll(&mut done).is_ready());
-        let _ = poll(&mut done);
+        assert!(poll_once(&mut done).is_ready());
+        let _ = poll_once(&mut done);
     }
 
     #[test]
@@ -107,8 +97,8 @@ mod holding {
     fn one_of_many_too() {
         let mutex = KeyedMutex::new();
         let mut done = mutex.lock_many([1, 2]);
-        assert!(poll(&mut done).is_ready());
-        let _ = poll(&mut done);
+        assert!(poll_once(&mut done).is_ready());
+        let _ = poll_once(&mut done);
     }
 
     #[test]
@@ -489,7 +479,7 @@ mod keys {
         let held = mutex.try_lock(Key::good(1)).unwrap();
         fails(|| drop(mutex.try_lock(Key(1, Fault::Eq))));
         let mut faulty = mutex.lock(Key(1, Fault::Eq));
-        fails(|| drop(poll(&mut faulty)));
+        fails(|| drop(poll_once(&mut faulty)));
         assert_eq!((mutex.len(), mutex.waiting()), (1, 0));
         drop(held);
         // With nothing to compare it with, it is a key like others.
@@ -507,7 +497,7 @@ mod keys {
         ARMED.set(false);
         let mut many = mutex.lock_many([Key::good(1), Key(2, Fault::Eq)]);
         ARMED.set(true);
-        fails(|| drop(poll(&mut many)));
+        fails(|| drop(poll_once(&mut many)));
         drop(many);
         drop(held);
         is_sound(&mutex);
@@ -522,7 +512,7 @@ mod keys {
         // Waited for with another key of the same value, which is dropped when its place is sure.
         let held = mutex.try_lock(Key::good(1)).unwrap();
         let mut waiting = mutex.lock(Key(1, Fault::Drop));
-        fails(|| drop(poll(&mut waiting)));
+        fails(|| drop(poll_once(&mut waiting)));
         assert_eq!(mutex.waiting(), 1);
         drop(held);
         drop(granted(&mut waiting));

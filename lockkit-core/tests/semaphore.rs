@@ -1,11 +1,10 @@
 //! What a semaphore promises: order, limits, closing, and manners towards wakers.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
 use lockkit_core::{Acquire, AcquireError, Permit, Semaphore, SemaphoreError, TryAcquireError};
-use lockkit_test::wake::{CountingWaker, on_drop, on_wake};
+use lockkit_test::wake::{CountingWaker, on_drop, on_wake, poll_once, poll_with};
 
 const CLOSED: AcquireError = AcquireError::Closed { reason: None };
 
@@ -13,21 +12,12 @@ fn semaphore(permits: usize) -> Semaphore {
     Semaphore::new(permits).unwrap()
 }
 
-/// Polls a future that can be moved, with a waker that nobody hears.
-fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    poll_with(future, Waker::noop())
-}
-
-fn poll_with<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
-    pin!(future).poll(&mut Context::from_waker(waker))
-}
-
 fn is_pending(future: &mut Acquire<'_>) -> bool {
-    poll(future).is_pending()
+    poll_once(future).is_pending()
 }
 
 fn granted<'a>(future: &mut Acquire<'a>) -> Permit<'a> {
-    match poll(future) {
+    match poll_once(future) {
         Poll::Ready(Ok(permit)) => permit,
         other => panic!("not granted: {other:?}"),
     }
@@ -72,7 +62,7 @@ mod limits {
             TryAcquireError::Refused(AcquireError::Zero)
         );
         assert!(matches!(
-            poll(&mut semaphore.acquire_many(0)),
+            poll_once(&mut semaphore.acquire_many(0)),
             Poll::Ready(Err(AcquireError::Zero))
         ));
     }
@@ -83,7 +73,7 @@ mod limits {
         let semaphore = semaphore(4);
         for asked in [5, usize::MAX] {
             assert!(matches!(
-                poll(&mut semaphore.acquire_many(asked)),
+                poll_once(&mut semaphore.acquire_many(asked)),
                 Poll::Ready(Err(AcquireError::TooMany { asked: seen, capacity: 4 })) if seen == asked
             ));
             assert_eq!(
@@ -102,7 +92,7 @@ mod limits {
         let mut waiting = semaphore.acquire_many(1_000);
         assert!(is_pending(&mut waiting));
         semaphore.close();
-        assert!(matches!(poll(&mut waiting), Poll::Ready(Err(CLOSED))));
+        assert!(matches!(poll_once(&mut waiting), Poll::Ready(Err(CLOSED))));
     }
 
     #[test]
@@ -111,7 +101,7 @@ mod limits {
         let semaphore = semaphore(1);
         let mut done = semaphore.acquire();
         drop(granted(&mut done));
-        let _ = poll(&mut done);
+        let _ = poll_once(&mut done);
     }
 
     #[test]
@@ -119,8 +109,8 @@ mod limits {
     fn an_owned_one_too() {
         let semaphore = Arc::new(semaphore(1));
         let mut done = semaphore.acquire_owned();
-        assert!(poll(&mut done).is_ready());
-        let _ = poll(&mut done);
+        assert!(poll_once(&mut done).is_ready());
+        let _ = poll_once(&mut done);
     }
 }
 
@@ -177,7 +167,7 @@ mod order {
         assert_eq!(
             small
                 .iter_mut()
-                .filter_map(|one| match poll(one) {
+                .filter_map(|one| match poll_once(one) {
                     Poll::Ready(result) => Some(result.unwrap()),
                     Poll::Pending => None,
                 })
@@ -274,7 +264,7 @@ mod closing {
         assert_eq!((wakes.wakes(), semaphore.waiting()), (70, 0));
         crowd.push(semaphore.acquire());
         for one in &mut crowd {
-            assert!(matches!(poll(one), Poll::Ready(Err(CLOSED))));
+            assert!(matches!(poll_once(one), Poll::Ready(Err(CLOSED))));
         }
         assert_eq!(
             failed(semaphore.try_acquire()),
@@ -297,7 +287,7 @@ mod closing {
             TryAcquireError::Refused(CLOSED)
         );
         assert!(matches!(
-            poll(&mut semaphore.acquire()),
+            poll_once(&mut semaphore.acquire()),
             Poll::Ready(Err(CLOSED))
         ));
         semaphore.close();
@@ -314,7 +304,7 @@ mod closing {
         drop(held);
         semaphore.close();
         let held = granted(&mut first);
-        assert!(matches!(poll(&mut second), Poll::Ready(Err(CLOSED))));
+        assert!(matches!(poll_once(&mut second), Poll::Ready(Err(CLOSED))));
         drop(held);
         assert_eq!(semaphore.available(), 1);
     }
@@ -341,7 +331,10 @@ mod closing {
         let told = AcquireError::Closed {
             reason: Some("shutting down"),
         };
-        assert_eq!(poll(&mut waiting).map(Result::err), Poll::Ready(Some(told)));
+        assert_eq!(
+            poll_once(&mut waiting).map(Result::err),
+            Poll::Ready(Some(told))
+        );
         assert_eq!(
             failed(semaphore.try_acquire()),
             TryAcquireError::Refused(told)
@@ -367,7 +360,7 @@ mod resizing {
     use super::*;
 
     fn too_many(request: &mut Acquire<'_>) -> (usize, usize) {
-        match poll(request) {
+        match poll_once(request) {
             Poll::Ready(Err(AcquireError::TooMany { asked, capacity })) => (asked, capacity),
             Poll::Ready(Err(error)) => panic!("{error}"),
             Poll::Ready(Ok(_)) => panic!("was granted"),
@@ -598,7 +591,7 @@ mod permits {
         );
         // Nor is anybody left waiting for them.
         assert!(matches!(
-            poll(&mut large),
+            poll_once(&mut large),
             Poll::Ready(Err(AcquireError::TooMany {
                 asked: 3,
                 capacity: 2
@@ -675,7 +668,7 @@ mod wakers {
         let _ = semaphore.waiting();
         let _ = semaphore.try_acquire();
         let mut passing = semaphore.acquire();
-        let _ = poll(&mut passing);
+        let _ = poll_once(&mut passing);
     }
 
     // Mutant: E5
@@ -748,12 +741,12 @@ fn owned_permits_keep_their_semaphore_alive() {
     let two = semaphore.try_acquire_many_owned(2).unwrap();
     let one = semaphore.try_acquire_owned().unwrap();
     let mut future = semaphore.acquire_many_owned(3);
-    assert!(poll(&mut future).is_pending());
+    assert!(poll_once(&mut future).is_pending());
     assert!(Arc::ptr_eq(two.semaphore(), &semaphore));
     drop(semaphore);
     assert_eq!((one.count(), two.count()), (1, 2));
     std::thread::spawn(move || drop((one, two))).join().unwrap();
-    let Poll::Ready(Ok(all)) = poll(&mut future) else {
+    let Poll::Ready(Ok(all)) = poll_once(&mut future) else {
         panic!("not granted");
     };
     assert_eq!(all.semaphore().available(), 0);
@@ -788,7 +781,7 @@ fn threads_never_hold_more_than_there_is() {
                 for round in 0..2_000 {
                     let asked = (id + round) % 3 + 1;
                     let mut given_up = semaphore.acquire_many(asked);
-                    let _ = poll(&mut given_up);
+                    let _ = poll_once(&mut given_up);
                     drop(given_up);
                     let permit = runtime.block_on(semaphore.acquire_many(asked)).unwrap();
                     let now = inside.fetch_add(asked, Ordering::SeqCst) + asked;

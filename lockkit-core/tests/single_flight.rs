@@ -4,23 +4,14 @@ use std::cell::Cell;
 use std::future::{pending, ready};
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use lockkit_core::{FlightError, SingleFlight};
-use lockkit_test::wake::{CountingWaker, on_drop, on_wake};
+use lockkit_test::wake::{CountingWaker, on_drop, on_wake, poll_once, poll_with};
 use tokio::task::yield_now;
-
-/// Polls a future that can be moved, with a waker that nobody hears.
-fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    poll_with(future, Waker::noop())
-}
-
-fn poll_with<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
-    pin!(future).poll(&mut Context::from_waker(waker))
-}
 
 /// A computation in the test's hands.
 #[derive(Clone, Default)]
@@ -96,14 +87,14 @@ mod sharing {
         let mut calls: Vec<_> = (0..10).map(|_| flights.run("key", job.work())).collect();
         assert!(flights.is_empty(), "begun before the first poll");
         for call in &mut calls {
-            assert!(poll(call).is_pending());
+            assert!(poll_once(call).is_pending());
         }
         assert_eq!(flights.len(), 1);
         // Only one of them polled it, as it was not woken.
         assert_eq!(job.counts(), (1, 1, 0));
         job.finish(5);
         for call in &mut calls {
-            assert_eq!(poll(call), Poll::Ready(Ok(5)));
+            assert_eq!(poll_once(call), Poll::Ready(Ok(5)));
         }
         assert_eq!((job.counts(), flights.len()), ((1, 2, 1), 0));
     }
@@ -117,13 +108,13 @@ mod sharing {
             .enumerate()
             .map(|(key, job)| flights.run(key, job.work()))
             .collect();
-        assert!(calls.iter_mut().all(|call| poll(call).is_pending()));
+        assert!(calls.iter_mut().all(|call| poll_once(call).is_pending()));
         assert_eq!(flights.len(), 100);
         for (number, job) in (0..).zip(&jobs) {
             job.finish(number);
         }
         for (number, call) in (0..).zip(&mut calls) {
-            assert_eq!(poll(call), Poll::Ready(Ok(number)));
+            assert_eq!(poll_once(call), Poll::Ready(Ok(number)));
         }
     }
 
@@ -132,7 +123,7 @@ mod sharing {
         let flights = SingleFlight::new();
         for number in 0..3 {
             let call = &mut flights.run((), || ready(number));
-            assert_eq!(poll(call), Poll::Ready(Ok(number)));
+            assert_eq!(poll_once(call), Poll::Ready(Ok(number)));
             assert!(flights.is_empty());
         }
     }
@@ -145,7 +136,7 @@ mod sharing {
         // Calls again the moment it is told.
         let waker = on_wake({
             let again = Arc::clone(&again);
-            move || *again.lock().unwrap() = Some(poll(&mut flights.run(1, || ready(2))))
+            move || *again.lock().unwrap() = Some(poll_once(&mut flights.run(1, || ready(2))))
         });
         let mut first = flights.run(1, || async move {
             // Another task, which joins in the middle.
@@ -154,7 +145,7 @@ mod sharing {
             std::mem::forget(second);
             1
         });
-        assert_eq!(poll(&mut first), Poll::Ready(Ok(1)));
+        assert_eq!(poll_once(&mut first), Poll::Ready(Ok(1)));
         assert_eq!(*again.lock().unwrap(), Some(Poll::Ready(Ok(2))));
     }
 
@@ -182,9 +173,9 @@ mod sharing {
                 })
             })
             .collect();
-        assert!(calls.iter_mut().all(|call| poll(call).is_pending()));
+        assert!(calls.iter_mut().all(|call| poll_once(call).is_pending()));
         job.finish(0);
-        assert!(calls.iter_mut().all(|call| poll(call).is_ready()));
+        assert!(calls.iter_mut().all(|call| poll_once(call).is_ready()));
         assert_eq!(clones.load(Ordering::SeqCst), 2);
     }
 
@@ -193,22 +184,22 @@ mod sharing {
         let flights = SingleFlight::new();
         let (old, new) = (Job::default(), Job::default());
         let mut first = flights.run(1, old.work());
-        assert!(poll(&mut first).is_pending());
+        assert!(poll_once(&mut first).is_pending());
         assert!(!flights.forget(&2));
         assert!(flights.forget(&1));
         assert!(!flights.forget(&1));
         assert!(flights.is_empty());
         let mut second = flights.run(1, new.work());
-        assert!(poll(&mut second).is_pending());
+        assert!(poll_once(&mut second).is_pending());
         old.finish(1);
-        assert_eq!(poll(&mut first), Poll::Ready(Ok(1)));
+        assert_eq!(poll_once(&mut first), Poll::Ready(Ok(1)));
         // Mutant: E77
         assert_eq!(flights.len(), 1);
         let mut third = flights.run(1, || ready(9));
-        assert!(poll(&mut third).is_pending());
+        assert!(poll_once(&mut third).is_pending());
         new.finish(2);
-        assert_eq!(poll(&mut third), Poll::Ready(Ok(2)));
-        assert_eq!(poll(&mut second), Poll::Ready(Ok(2)));
+        assert_eq!(poll_once(&mut third), Poll::Ready(Ok(2)));
+        assert_eq!(poll_once(&mut second), Poll::Ready(Ok(2)));
     }
 
     #[test]
@@ -216,8 +207,8 @@ mod sharing {
     fn a_call_polled_after_its_result_says_so() {
         let flights = SingleFlight::new();
         let mut call = flights.run((), || ready(()));
-        assert!(poll(&mut call).is_ready());
-        let _ = poll(&mut call);
+        assert!(poll_once(&mut call).is_ready());
+        let _ = poll_once(&mut call);
     }
 
     #[test]
@@ -240,12 +231,12 @@ mod leaving {
         let mut kept = flights.run((), job.work());
         let mut other = flights.run((), job.work());
         let wakes = CountingWaker::new();
-        assert!(poll(&mut kept).is_pending());
+        assert!(poll_once(&mut kept).is_pending());
         assert!(poll_with(&mut other, &wakes.waker()).is_pending());
         job.finish(1);
         assert_eq!(wakes.wakes(), 1);
-        assert_eq!(poll(&mut other), Poll::Ready(Ok(1)));
-        assert_eq!(poll(&mut kept), Poll::Ready(Ok(1)));
+        assert_eq!(poll_once(&mut other), Poll::Ready(Ok(1)));
+        assert_eq!(poll_once(&mut kept), Poll::Ready(Ok(1)));
         assert_eq!(job.counts(), (1, 2, 1));
     }
 
@@ -268,7 +259,7 @@ mod leaving {
         let mut polls = 0;
         while polls < 10 {
             for call in &mut calls {
-                assert!(poll(call).is_pending());
+                assert!(poll_once(call).is_pending());
                 polls += 1;
                 assert_eq!(steps.load(Ordering::SeqCst), polls);
                 if polls == 10 {
@@ -278,7 +269,7 @@ mod leaving {
             // He who began it goes first.
             drop(calls.remove(0));
         }
-        assert_eq!(poll(&mut calls[1]), Poll::Ready(Ok(())));
+        assert_eq!(poll_once(&mut calls[1]), Poll::Ready(Ok(())));
         assert_eq!(steps.load(Ordering::SeqCst), 10);
         assert!(flights.is_empty());
     }
@@ -288,7 +279,7 @@ mod leaving {
         let flights = SingleFlight::new();
         let job = Job::default();
         let mut calls: Vec<_> = (0..3).map(|_| flights.run((), job.work())).collect();
-        assert!(calls.iter_mut().all(|call| poll(call).is_pending()));
+        assert!(calls.iter_mut().all(|call| poll_once(call).is_pending()));
         calls.truncate(1);
         assert_eq!((job.counts(), flights.len()), ((1, 1, 0), 1));
         calls.clear();
@@ -296,7 +287,7 @@ mod leaving {
         // A wake that comes too late finds nobody.
         job.finish(1);
         let mut next = flights.run((), job.work());
-        assert_eq!(poll(&mut next), Poll::Ready(Ok(1)));
+        assert_eq!(poll_once(&mut next), Poll::Ready(Ok(1)));
         assert_eq!(job.counts(), (2, 2, 2));
     }
 
@@ -312,7 +303,7 @@ mod leaving {
         let flights = SingleFlight::new();
         let job = Job::default();
         let mut first = flights.run((), job.work());
-        assert!(poll(&mut first).is_pending());
+        assert!(poll_once(&mut first).is_pending());
         for round in 0..3 {
             let wakes = CountingWaker::new();
             let mut calls: Vec<_> = (0..6).map(|_| Some(flights.run((), job.work()))).collect();
@@ -333,7 +324,7 @@ mod panics {
     use super::*;
 
     fn ended<F: Future + Unpin>(future: &mut F) -> F::Output {
-        match poll(future) {
+        match poll_once(future) {
             Poll::Ready(output) => output,
             Poll::Pending => panic!("still pending"),
         }
@@ -360,7 +351,7 @@ mod panics {
         };
         assert!(flights.is_empty());
         let mut next = flights.run((), || ready(7));
-        assert_eq!(poll(&mut next), Poll::Ready(Ok(7)));
+        assert_eq!(poll_once(&mut next), Poll::Ready(Ok(7)));
         results
     }
 
@@ -466,19 +457,19 @@ mod panics {
             let job = Job::default();
             let mut first = flights.run(key(), job.work());
             let mut second = flights.run(key(), job.work());
-            assert!(poll(&mut first).is_pending());
-            assert!(poll(&mut second).is_pending());
+            assert!(poll_once(&mut first).is_pending());
+            assert!(poll_once(&mut second).is_pending());
             let mut third = flights.run(key(), job.work());
             on.set(what);
-            assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut third))).is_err());
+            assert!(catch_unwind(AssertUnwindSafe(|| poll_once(&mut third))).is_err());
             drop(third);
             assert_eq!(flights.len(), 1, "{what}");
             job.finish(1);
             // The key of the flight is dropped when it ends.
             on.set(if what == "drop" { what } else { "" });
-            let ended = catch_unwind(AssertUnwindSafe(|| poll(&mut second)));
+            let ended = catch_unwind(AssertUnwindSafe(|| poll_once(&mut second)));
             assert_eq!(ended.is_err(), what == "drop");
-            assert_eq!(poll(&mut first), Poll::Ready(Ok(1)), "{what}");
+            assert_eq!(poll_once(&mut first), Poll::Ready(Ok(1)), "{what}");
             assert!(flights.is_empty());
         }
     }
@@ -493,7 +484,7 @@ mod panics {
             let job = Job::default();
             let key = || Touchy { on: &in_key, id: 1 };
             let mut first = flights.run(key(), job.work());
-            assert!(poll(&mut first).is_pending());
+            assert!(poll_once(&mut first).is_pending());
             let bomb = Touchy {
                 on: &in_work,
                 id: 2,
@@ -504,7 +495,7 @@ mod panics {
             };
             let mut second = flights.run(key(), work);
             on.set("drop");
-            assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut second))).is_err());
+            assert!(catch_unwind(AssertUnwindSafe(|| poll_once(&mut second))).is_err());
             drop(second);
             // So the first caller is the last.
             drop(first);
@@ -549,12 +540,12 @@ mod panics {
                 })
             })
             .collect();
-        assert!(calls.iter_mut().all(|call| poll(call).is_pending()));
+        assert!(calls.iter_mut().all(|call| poll_once(call).is_pending()));
         job.finish(0);
         *on.lock().unwrap() = "clone";
-        let first = catch_unwind(AssertUnwindSafe(|| poll(&mut calls[0]).is_ready()));
+        let first = catch_unwind(AssertUnwindSafe(|| poll_once(&mut calls[0]).is_ready()));
         assert!(first.is_err());
-        assert!(matches!(poll(&mut calls[1]), Poll::Ready(Ok(_))));
+        assert!(matches!(poll_once(&mut calls[1]), Poll::Ready(Ok(_))));
         // The last one, who has not looked, drops the value itself.
         *on.lock().unwrap() = "drop";
         let last = calls.pop();
@@ -572,9 +563,9 @@ mod calling_back {
     fn call_back(flights: &Flights) {
         let _ = flights.len();
         flights.forget(&9);
-        let _ = poll(&mut flights.run(9, || ready(9)));
+        let _ = poll_once(&mut flights.run(9, || ready(9)));
         let mut waiting = flights.run(1, || ready(8));
-        let _ = poll(&mut waiting);
+        let _ = poll_once(&mut waiting);
     }
 
     // Mutant: E84
@@ -591,7 +582,7 @@ mod calling_back {
             }
         };
         let mut call = flights.run(1, work);
-        assert_eq!(poll(&mut call), Poll::Ready(Ok(2)));
+        assert_eq!(poll_once(&mut call), Poll::Ready(Ok(2)));
         assert!(flights.is_empty());
     }
 
@@ -613,12 +604,12 @@ mod calling_back {
             }
         };
         let mut first = flights.run(1, work);
-        assert!(poll(&mut first).is_pending());
+        assert!(poll_once(&mut first).is_pending());
         let mut second = flights.run(1, || ready(1));
-        assert!(poll(&mut second).is_pending());
+        assert!(poll_once(&mut second).is_pending());
         *handed.lock().unwrap() = Some(Box::pin(second));
         job.finish(0);
-        assert_eq!(poll(&mut first), Poll::Ready(Ok(3)));
+        assert_eq!(poll_once(&mut first), Poll::Ready(Ok(3)));
         assert!(flights.is_empty());
     }
 
@@ -631,12 +622,12 @@ mod calling_back {
             let (flights, seen) = (Arc::clone(&flights), Arc::clone(&seen));
             || async move {
                 let mut other = flights.run(1, || ready(1));
-                *seen.lock().unwrap() = Some(poll(&mut other));
+                *seen.lock().unwrap() = Some(poll_once(&mut other));
                 4
             }
         };
         let mut call = flights.run(1, work);
-        assert_eq!(poll(&mut call), Poll::Ready(Ok(4)));
+        assert_eq!(poll_once(&mut call), Poll::Ready(Ok(4)));
         assert_eq!(*seen.lock().unwrap(), Some(Poll::Pending));
     }
 
@@ -708,15 +699,15 @@ mod calling_back {
         // Dropped unpolled; by the last caller who leaves; when it is forgotten; and after the end.
         drop(call());
         let (mut one, mut two) = (call(), call());
-        assert!(poll(&mut one).is_pending() && poll(&mut two).is_pending());
+        assert!(poll_once(&mut one).is_pending() && poll_once(&mut two).is_pending());
         drop((one, two));
         let (mut one, mut two) = (call(), call());
-        assert!(poll(&mut one).is_pending() && poll(&mut two).is_pending());
+        assert!(poll_once(&mut one).is_pending() && poll_once(&mut two).is_pending());
         assert!(flights.forget(&Key(Len(flights))));
         job.finish(0);
-        assert!(poll(&mut one).is_ready());
+        assert!(poll_once(&mut one).is_ready());
         drop(two);
-        assert!(poll(&mut call()).is_ready());
+        assert!(poll_once(&mut call()).is_ready());
         assert!(flights.is_empty());
     }
 }
@@ -734,14 +725,14 @@ mod wakers {
             let mut other = flights.run((), job.work());
             let mut call = flights.run((), job.work());
             if !driver {
-                assert!(poll(&mut other).is_pending());
+                assert!(poll_once(&mut other).is_pending());
             }
             let (first, second) = (CountingWaker::new(), CountingWaker::new());
             assert!(poll_with(&mut call, &first.waker()).is_pending());
             assert!(poll_with(&mut call, &second.waker()).is_pending());
             job.finish(1);
             assert_eq!((first.wakes(), second.wakes()), (0, 1), "{driver}");
-            assert_eq!(poll(&mut call), Poll::Ready(Ok(1)));
+            assert_eq!(poll_once(&mut call), Poll::Ready(Ok(1)));
         }
     }
 
@@ -764,7 +755,7 @@ mod wakers {
         assert_eq!(job.counts(), (1, 2, 0));
         job.finish(1);
         assert_eq!(wakes.take(), 100);
-        assert!(calls.iter_mut().all(|call| poll(call).is_ready()));
+        assert!(calls.iter_mut().all(|call| poll_once(call).is_ready()));
         assert_eq!(wakes.wakes(), 0);
     }
 
@@ -801,7 +792,7 @@ mod wakers {
             std::mem::forget(second);
             yield_now().await;
         });
-        assert!(poll(&mut first).is_pending());
+        assert!(poll_once(&mut first).is_pending());
         assert_eq!(second_task.wakes(), 1);
     }
 
@@ -852,7 +843,7 @@ fn threads_never_compute_the_same_at_the_same_time() {
                         })
                     };
                     let mut given_up = call();
-                    let _ = poll(&mut given_up);
+                    let _ = poll_once(&mut given_up);
                     drop(given_up);
                     assert_eq!(runtime.block_on(call()), Ok(key));
                 }

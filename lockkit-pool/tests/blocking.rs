@@ -1,12 +1,12 @@
 //! Tasks that block their thread, under the same bound and the same promises.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::mpsc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use lockkit_pool::{Outcome, SubmitError, WorkerPool};
+use lockkit_test::wake::poll_once;
 use tokio::runtime::{Builder, Runtime};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,10 +23,6 @@ fn runtime() -> Runtime {
         .max_blocking_threads(1)
         .build()
         .unwrap()
-}
-
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[tokio::test]

@@ -1,16 +1,16 @@
 //! What a group does, promise by promise.
 
 use std::future::{Future, pending, poll_fn, ready};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lockkit_pool::{
     Cause, GroupError, GroupSpawner, Incomplete, Outcome, Policy, SpawnError, TaskGroup,
 };
-use lockkit_test::wake::{self, CountingWaker};
+use lockkit_test::wake::{self, CountingWaker, poll_once};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
@@ -65,10 +65,6 @@ impl Drop for Grenade {
 
 fn with(policy: Policy) -> Group {
     TaskGroup::builder().policy(policy).build().unwrap()
-}
-
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn message<T: std::fmt::Debug>(outcome: &Outcome<T>) -> &str {

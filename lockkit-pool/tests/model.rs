@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use lockkit_pool::{DrainReport, Outcome, Rejected, Slot, SubmitError, TaskHandle, WorkerPool};
+use lockkit_test::wake::poll_once;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
@@ -229,10 +230,6 @@ fn task() -> (oneshot::Sender<bool>, impl Future<Output = ()> + Send) {
         }
     };
     (tell, task)
-}
-
-fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 impl Real {

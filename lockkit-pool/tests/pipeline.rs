@@ -1,17 +1,17 @@
 //! What a pipeline does, promise by promise.
 
-use std::future::{Future, pending, poll_fn, ready};
-use std::pin::{Pin, pin};
+use std::future::{pending, poll_fn, ready};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::Context;
 use std::time::Duration;
 
 use lockkit_pool::{
     Fault, OnFault, Pipeline, PipelineBuilder, PipelineEnd, PipelineError, PipelineStats, Sender,
     TrySendError,
 };
-use lockkit_test::wake::CountingWaker;
+use lockkit_test::wake::{CountingWaker, poll_once};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
@@ -50,10 +50,6 @@ async fn count_to(sender: Sender<u32>, most: u32) -> Done {
 
 async fn nothing(_item: u32) -> Done {
     Ok(())
-}
-
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn assert_adds_up(stats: &PipelineStats) {

@@ -1,15 +1,15 @@
 //! What a pool does, promise by promise.
 
-use std::future::{Future, pending, poll_fn, ready};
+use std::future::{pending, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lockkit_pool::{DrainError, Outcome, PoolError, SubmitError, TaskHandle, WorkerPool};
-use lockkit_test::wake::{self, CountingWaker};
+use lockkit_test::wake::{self, CountingWaker, poll_once};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
@@ -35,11 +35,6 @@ fn on_signal(pool: &WorkerPool) -> (oneshot::Sender<u32>, TaskHandle<u32>) {
     let (end, ended) = oneshot::channel();
     let handle = pool.try_spawn(async { ended.await.unwrap() }).unwrap();
     (end, handle)
-}
-
-/// One poll, by hand.
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn message<T: std::fmt::Debug>(outcome: Outcome<T>) -> String {

@@ -1,21 +1,17 @@
 //! Resize and pause: exact at any moment, and nobody is lost by it.
 
-use std::future::{Future, pending};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
 use lockkit_pool::{Outcome, PoolError, SubmitError, WorkerPool};
+use lockkit_test::wake::poll_once;
 use tokio::task::yield_now;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn pool(workers: usize) -> WorkerPool {
     WorkerPool::new(workers).unwrap()
-}
-
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[tokio::test]

@@ -1,25 +1,22 @@
 //! Submits with options: weights, and limits for each key.
 
-use std::future::{Future, pending, ready};
-use std::pin::{Pin, pin};
+use std::future::{pending, ready};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::Context;
 use std::time::Duration;
 
 use lockkit_core::KeyedSemaphore;
 use lockkit_pool::{Outcome, SubmitError, WorkerPool};
 use lockkit_test::cancel::at_every_poll_async;
 use lockkit_test::wake;
+use lockkit_test::wake::poll_once;
 use tokio::task::yield_now;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn pool(workers: usize) -> WorkerPool {
     WorkerPool::new(workers).unwrap()
-}
-
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[tokio::test]

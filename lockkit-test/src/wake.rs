@@ -5,9 +5,32 @@
 //! [`on_wake`] and [`on_drop`] the second: a primitive that wakes, or drops a waker, while it
 //! holds its lock deadlocks with them, or fails a `try_` call made from inside.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Polls a future once, with a waker that nobody hears.
+///
+/// One that cannot be moved is passed pinned, `future.as_mut()`; one that can be, as `&mut future`.
+///
+/// # Examples
+/// ```
+/// use std::pin::pin;
+/// use lockkit_test::wake::poll_once;
+///
+/// let mut never = pin!(async { std::future::pending::<()>().await });
+/// assert!(poll_once(never.as_mut()).is_pending());
+/// assert!(poll_once(&mut std::future::ready(7)).is_ready());
+/// ```
+pub fn poll_once<F: Future + Unpin>(future: F) -> Poll<F::Output> {
+    poll_with(future, Waker::noop())
+}
+
+/// Polls a future once, with this waker; else as [`poll_once`].
+pub fn poll_with<F: Future + Unpin>(mut future: F, waker: &Waker) -> Poll<F::Output> {
+    Pin::new(&mut future).poll(&mut Context::from_waker(waker))
+}
 
 /// Counts how often it was woken.
 ///

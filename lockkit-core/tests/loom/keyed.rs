@@ -4,13 +4,13 @@
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::atomic::{AtomicUsize, Ordering};
 use lockkit_core::sync::thread::{JoinHandle, spawn};
 use lockkit_core::{KeyedMutex, KeyedSemaphore};
-use lockkit_test::wake::on_wake;
+use lockkit_test::wake::{on_wake, poll_once};
 
 /// Without a seed: which shard a key is in must not differ from run to run.
 type Fixed = BuildHasherDefault<DefaultHasher>;
@@ -27,11 +27,6 @@ fn with<T: 'static>(
 ) -> JoinHandle<T> {
     let mutex = Arc::clone(mutex);
     spawn(move || act(mutex))
-}
-
-/// One poll that nobody is woken from.
-fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[track_caller]
@@ -84,7 +79,7 @@ fn keyed_cancelled_grant_leaves_no_entry() {
     check("keyed: grant vs cancel", 2, || {
         let mutex = mutex();
         let held = mutex.try_lock_owned(1).unwrap();
-        let other = with(&mutex, |it| drop(poll(&mut it.lock(1))));
+        let other = with(&mutex, |it| drop(poll_once(&mut it.lock(1))));
         drop(held);
         other.join().unwrap();
         nothing_is_left(&mutex);
@@ -97,7 +92,7 @@ fn keyed_cancelled_grant_goes_to_the_next() {
     check("keyed: grant vs cancel, one behind", 3, || {
         let mutex = mutex();
         let held = mutex.try_lock_owned(1).unwrap();
-        let goes = with(&mutex, |it| drop(poll(&mut it.lock(1))));
+        let goes = with(&mutex, |it| drop(poll_once(&mut it.lock(1))));
         let stays = with(&mutex, |it| drop(block_on(it.lock(1))));
         drop(held);
         goes.join().unwrap();
@@ -113,15 +108,15 @@ fn keyed_nobody_overtakes_a_handover() {
         let mutex = mutex();
         let held = mutex.try_lock_owned(1).unwrap();
         let mut first = mutex.lock(1);
-        assert!(poll(&mut first).is_pending());
+        assert!(poll_once(&mut first).is_pending());
         let tries = with(&mutex, |it| {
             assert!(it.try_lock(1).is_err());
-            assert!(poll(&mut it.lock(1)).is_pending());
+            assert!(poll_once(&mut it.lock(1)).is_pending());
         });
         let releases = spawn(move || drop(held));
         tries.join().unwrap();
         releases.join().unwrap();
-        assert!(poll(&mut first).is_ready());
+        assert!(poll_once(&mut first).is_ready());
         drop(first);
         nothing_is_left(&mutex);
     });
@@ -135,7 +130,7 @@ fn keyed_a_waiter_polled_with_another_waker_is_woken_by_that() {
         let held = mutex.try_lock_owned(1).unwrap();
         let other = with(&mutex, |it| {
             let mut waiting = it.lock(1);
-            match poll(&mut waiting) {
+            match poll_once(&mut waiting) {
                 Poll::Ready(guard) => drop(guard),
                 Poll::Pending => drop(block_on(waiting)),
             }
@@ -154,7 +149,7 @@ fn keyed_a_waker_may_call_back() {
         let held = mutex.try_lock_owned(1).unwrap();
         let waker = on_wake({
             let mutex = Arc::clone(&mutex);
-            move || drop(poll(&mut mutex.lock(1)))
+            move || drop(poll_once(&mut mutex.lock(1)))
         });
         let mut waiting = mutex.lock_owned(1);
         let first = pin!(&mut waiting).poll(&mut Context::from_waker(&waker));
@@ -184,7 +179,7 @@ fn keyed_many_cancelled_in_the_middle_holds_up_nobody() {
     check("keyed: many vs cancel", 3, || {
         let mutex = mutex();
         let held = mutex.try_lock_owned(2).unwrap();
-        let goes = with(&mutex, |it| drop(poll(&mut it.lock_many([1, 2]))));
+        let goes = with(&mutex, |it| drop(poll_once(&mut it.lock_many([1, 2]))));
         let stays = with(&mutex, |it| drop(block_on(it.lock_many([2, 1]))));
         drop(held);
         goes.join().unwrap();

@@ -3,13 +3,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::atomic::{AtomicUsize, Ordering};
 use lockkit_core::sync::thread::{JoinHandle, spawn};
 use lockkit_core::{AcquireError, Semaphore, TryAcquireError};
-use lockkit_test::wake::{on_drop, on_wake};
+use lockkit_test::wake::{on_drop, on_wake, poll_once};
 
 const CLOSED: AcquireError = AcquireError::Closed { reason: None };
 
@@ -24,11 +24,6 @@ fn with<T: 'static>(
 ) -> JoinHandle<T> {
     let semaphore = Arc::clone(semaphore);
     spawn(move || act(semaphore))
-}
-
-/// One poll that nobody is woken from.
-fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[track_caller]
@@ -111,7 +106,7 @@ fn a_grant_that_is_seen_by_chance_passes_on_what_was_done() {
         let semaphore = semaphore(1);
         let held = semaphore.try_acquire_owned().unwrap();
         let mut waiting = semaphore.acquire_owned();
-        assert!(poll(&mut waiting).is_pending());
+        assert!(poll_once(&mut waiting).is_pending());
         let done = Arc::new(AtomicUsize::new(0));
         let releases = spawn({
             let done = Arc::clone(&done);
@@ -120,7 +115,7 @@ fn a_grant_that_is_seen_by_chance_passes_on_what_was_done() {
                 drop(held);
             }
         });
-        if let Poll::Ready(permit) = poll(&mut waiting) {
+        if let Poll::Ready(permit) = poll_once(&mut waiting) {
             assert_eq!(done.load(Ordering::Relaxed), 1);
             drop(permit.unwrap());
         }
@@ -136,7 +131,7 @@ fn cancelled_grant_goes_back() {
     check("semaphore: grant vs cancel", 2, || {
         let semaphore = semaphore(1);
         let held = semaphore.try_acquire_owned().unwrap();
-        let other = with(&semaphore, |it| drop(poll(&mut it.acquire())));
+        let other = with(&semaphore, |it| drop(poll_once(&mut it.acquire())));
         drop(held);
         other.join().unwrap();
         all_is_back(&semaphore);
@@ -149,7 +144,7 @@ fn cancelled_grant_goes_to_the_next() {
     check("semaphore: grant vs cancel, one behind", 3, || {
         let semaphore = semaphore(1);
         let held = semaphore.try_acquire_owned().unwrap();
-        let goes = with(&semaphore, |it| drop(poll(&mut it.acquire())));
+        let goes = with(&semaphore, |it| drop(poll_once(&mut it.acquire())));
         let stays = with(&semaphore, |it| drop(block_on(it.acquire()).unwrap()));
         drop(held);
         goes.join().unwrap();
@@ -165,7 +160,7 @@ fn cancelled_head_makes_way() {
         let semaphore = semaphore(2);
         // One permit is free all along: enough for the second in line, not for the first.
         let held = semaphore.try_acquire_owned().unwrap();
-        let large = with(&semaphore, |it| drop(poll(&mut it.acquire_many(2))));
+        let large = with(&semaphore, |it| drop(poll_once(&mut it.acquire_many(2))));
         let small = with(&semaphore, |it| drop(block_on(it.acquire()).unwrap()));
         large.join().unwrap();
         small.join().unwrap();
@@ -182,7 +177,7 @@ fn a_waiter_polled_with_another_waker_is_woken_by_that() {
         let held = semaphore.try_acquire_owned().unwrap();
         let other = with(&semaphore, |it| {
             let mut waiting = it.acquire();
-            match poll(&mut waiting) {
+            match poll_once(&mut waiting) {
                 Poll::Ready(permit) => drop(permit.unwrap()),
                 Poll::Pending => drop(block_on(waiting).unwrap()),
             }
@@ -203,7 +198,7 @@ fn a_waker_may_call_back_whoever_wakes_it() {
             let semaphore = Arc::clone(&semaphore);
             move || {
                 let _ = semaphore.waiting();
-                drop(poll(&mut semaphore.acquire()));
+                drop(poll_once(&mut semaphore.acquire()));
             }
         });
         let mut waiting = semaphore.acquire_owned();
@@ -325,14 +320,14 @@ fn closing_and_cancelling_agree() {
         let held = semaphore.try_acquire_owned().unwrap();
         let mut first = semaphore.acquire_owned();
         let mut second = semaphore.acquire_owned();
-        assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+        assert!(poll_once(&mut first).is_pending() && poll_once(&mut second).is_pending());
         let closes = with(&semaphore, |it| it.close());
         let leaves = spawn(move || drop(first));
         drop(held);
         // Granted or refused, but not still waiting, whoever came first.
         closes.join().unwrap();
         leaves.join().unwrap();
-        let Poll::Ready(result) = poll(&mut second) else {
+        let Poll::Ready(result) = poll_once(&mut second) else {
             panic!("still waiting");
         };
         drop(result);
@@ -348,17 +343,17 @@ fn nobody_overtakes_the_queue() {
         let held = semaphore.try_acquire_owned().unwrap();
         // One permit is free all along, and the first in line needs both.
         let mut first = semaphore.acquire_many(2);
-        assert!(poll(&mut first).is_pending());
+        assert!(poll_once(&mut first).is_pending());
         // Neither kind of newcomer gets a permit while the first has not had its own.
         let tries = with(&semaphore, |it| {
             let error = it.try_acquire().err();
             assert_eq!(error, Some(TryAcquireError::NoPermits));
-            assert!(poll(&mut it.acquire()).is_pending());
+            assert!(poll_once(&mut it.acquire()).is_pending());
         });
         let releases = spawn(move || drop(held));
         tries.join().unwrap();
         releases.join().unwrap();
-        assert!(poll(&mut first).is_ready());
+        assert!(poll_once(&mut first).is_ready());
         drop(first);
         all_is_back(&semaphore);
     });
@@ -372,14 +367,14 @@ fn the_queue_is_served_in_order() {
         let held = semaphore.try_acquire_owned().unwrap();
         let mut first = semaphore.acquire();
         let mut second = semaphore.acquire();
-        assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+        assert!(poll_once(&mut first).is_pending() && poll_once(&mut second).is_pending());
         let releases = spawn(move || drop(held));
         // The second is not served while the first still holds, or waits for, the permit.
-        assert!(poll(&mut second).is_pending());
+        assert!(poll_once(&mut second).is_pending());
         let held = block_on(&mut first).unwrap();
-        assert!(poll(&mut second).is_pending());
+        assert!(poll_once(&mut second).is_pending());
         drop(held);
-        assert!(poll(&mut second).is_ready());
+        assert!(poll_once(&mut second).is_ready());
         releases.join().unwrap();
         drop((first, second));
         all_is_back(&semaphore);
@@ -421,14 +416,14 @@ fn a_crowd_is_served_over_several_holds_of_the_lock() {
         let semaphore = semaphore(4);
         let held = semaphore.try_acquire_many_owned(4).unwrap();
         let mut crowd = [(); 4].map(|()| semaphore.acquire_owned());
-        assert!(crowd.iter_mut().all(|one| poll(one).is_pending()));
+        assert!(crowd.iter_mut().all(|one| poll_once(one).is_pending()));
         let releases = spawn(move || drop(held));
         let [first, mut second, mut third, mut fourth] = crowd;
         let leaves = spawn(move || drop(first));
         assert!(semaphore.try_acquire_many(2).is_err());
         releases.join().unwrap();
         leaves.join().unwrap();
-        let permits = [&mut second, &mut third, &mut fourth].map(|one| match poll(one) {
+        let permits = [&mut second, &mut third, &mut fourth].map(|one| match poll_once(one) {
             Poll::Ready(result) => result.unwrap(),
             Poll::Pending => panic!("not served"),
         });
@@ -465,7 +460,7 @@ fn shrinking_is_exact_while_permits_come_and_go() {
         let held = semaphore.try_acquire_many_owned(2).unwrap();
         let shrinks = with(&semaphore, |it| it.resize(1).unwrap());
         let takes = with(&semaphore, |it| {
-            let first = poll(&mut it.acquire());
+            let first = poll_once(&mut it.acquire());
             let second = it.try_acquire().ok();
             (first.is_ready(), second.is_some())
         });
@@ -503,7 +498,7 @@ fn one_that_became_too_large_is_never_taken_for_served() {
         let held = semaphore.try_acquire_many_owned(2).unwrap();
         let mut large = semaphore.acquire_many_owned(2);
         let mut small = semaphore.acquire_owned();
-        assert!(poll(&mut large).is_pending() && poll(&mut small).is_pending());
+        assert!(poll_once(&mut large).is_pending() && poll_once(&mut small).is_pending());
         let shrinks = with(&semaphore, |it| it.resize(1).unwrap());
         let waits = spawn(move || match block_on(large) {
             Ok(permit) => assert_eq!(permit.count(), 2),

@@ -3,16 +3,16 @@
 
 use std::future::{pending, poll_fn, ready};
 use std::panic::resume_unwind;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::Mutex;
 use lockkit_core::sync::thread::{JoinHandle, spawn};
 use lockkit_core::{FlightError, SingleFlight};
-use lockkit_test::wake::{on_drop, on_wake};
+use lockkit_test::wake::{on_drop, on_wake, poll_once, poll_with};
 
 /// What computations wait for, and a count of them.
 struct World {
@@ -97,15 +97,6 @@ impl World {
     }
 }
 
-/// One poll that nobody is woken from.
-fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    poll_with(future, Waker::noop())
-}
-
-fn poll_with<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
-    pin!(future).poll(&mut Context::from_waker(waker))
-}
-
 /// Each sees a computation that was under way or is its own; the last number says how many there were.
 // Mutant: E80a
 #[test]
@@ -129,13 +120,13 @@ fn single_flight_leader_that_is_not_polled_holds_up_nobody() {
     check("single flight: the leader is not polled", 3, || {
         let world = World::new();
         let mut leader = world.flights.run((), world.waits());
-        assert!(poll(&mut leader).is_pending());
+        assert!(poll_once(&mut leader).is_pending());
         let other = world.with(|it| block_on(it.flights.run((), it.at_once())));
         let fires = world.with(|it| it.fire());
         let theirs = other.join().unwrap();
         fires.join().unwrap();
         assert_eq!(theirs, Ok(0));
-        assert_eq!(poll(&mut leader), Poll::Ready(Ok(0)));
+        assert_eq!(poll_once(&mut leader), Poll::Ready(Ok(0)));
         drop(leader);
         assert_eq!(world.begun.load(Ordering::SeqCst), 1);
         world.nothing_is_left();
@@ -151,7 +142,7 @@ fn single_flight_wake_while_it_is_polled_is_not_lost() {
         let other = world.with(|it| block_on(it.flights.run((), it.waits())));
         let fires = world.with(|it| it.fire());
         let mut kept = world.flights.run((), world.waits());
-        let _ = poll(&mut kept);
+        let _ = poll_once(&mut kept);
         assert!(other.join().unwrap().is_ok());
         fires.join().unwrap();
         drop(kept);
@@ -165,7 +156,7 @@ fn single_flight_leader_that_leaves_hands_on() {
     check("single flight: the leader leaves", 3, || {
         let world = World::new();
         let mut leader = world.flights.run((), world.waits());
-        assert!(poll(&mut leader).is_pending());
+        assert!(poll_once(&mut leader).is_pending());
         let other = world.with(|it| block_on(it.flights.run((), it.waits())));
         let fires = world.with(|it| it.fire());
         drop(leader);
@@ -182,10 +173,10 @@ fn single_flight_that_its_last_caller_leaves_is_joined_by_nobody() {
     check("single flight: last caller vs newcomer", 2, || {
         let world = World::new();
         let mut leader = world.flights.run((), pending);
-        assert!(poll(&mut leader).is_pending());
+        assert!(poll_once(&mut leader).is_pending());
         let other = world.with(|it| {
             let mut call = it.flights.run((), it.at_once());
-            poll(&mut call)
+            poll_once(&mut call)
         });
         drop(leader);
         match other.join().unwrap() {
@@ -221,12 +212,12 @@ fn single_flight_never_removes_its_successor() {
     check("single flight: a forgotten flight ends", 3, || {
         let world = World::new();
         let mut first = world.flights.run((), world.waits());
-        assert!(poll(&mut first).is_pending());
+        assert!(poll_once(&mut first).is_pending());
         let fires = world.with(|it| it.fire());
         let forgets = world.with(|it| {
             it.flights.forget(&());
             let mut second = it.flights.run((), pending);
-            assert!(poll(&mut second).is_pending());
+            assert!(poll_once(&mut second).is_pending());
             assert_eq!(it.flights.len(), 1);
             it.flights.len()
         });
@@ -274,7 +265,7 @@ fn single_flight_wakers_may_call_back() {
             move || {
                 if let Some(it) = world.upgrade() {
                     let _ = it.flights.len();
-                    let _ = poll(&mut it.flights.run((), it.at_once()));
+                    let _ = poll_once(&mut it.flights.run((), it.at_once()));
                 }
             }
         };
@@ -285,7 +276,7 @@ fn single_flight_wakers_may_call_back() {
         let fires = world.with(|it| it.fire());
         let leaves = world.with(|it| it.flights.forget(&()));
         drop(two);
-        let _ = poll(&mut one);
+        let _ = poll_once(&mut one);
         drop(one);
         fires.join().unwrap();
         leaves.join().unwrap();

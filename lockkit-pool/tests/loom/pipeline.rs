@@ -8,15 +8,14 @@ mod channel;
 #[path = "../../src/pipeline/stats.rs"]
 mod stats;
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use lockkit_core::Semaphore;
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::thread;
-use lockkit_test::wake::{CountingWaker, on_wake};
+use lockkit_test::wake::{CountingWaker, on_wake, poll_with};
 
 use self::channel::{Channel, ConsumerSeat, Fate, ProducerSeat};
 
@@ -173,9 +172,9 @@ fn the_waker_of_a_receive_may_call_back() {
             move || send(&channel, 7)
         });
         let mut receive = Box::pin(seat.receive());
-        let polled = poll(receive.as_mut(), &waker);
+        let polled = poll_with(receive.as_mut(), &waker);
         producer.join().unwrap().unwrap();
-        assert!(polled.is_ready() || poll(receive.as_mut(), &waker).is_ready());
+        assert!(polled.is_ready() || poll_with(receive.as_mut(), &waker).is_ready());
         drop((polled, receive));
         drop(seat);
         assert_settled(&channel, 1, 0, 1);
@@ -194,9 +193,9 @@ fn the_last_task_that_polled_a_receive_is_woken() {
         });
         let (first, second) = (CountingWaker::new(), CountingWaker::new());
         let mut receive = Box::pin(seat.receive());
-        let mut polled = poll(receive.as_mut(), &first.waker());
+        let mut polled = poll_with(receive.as_mut(), &first.waker());
         if polled.is_pending() {
-            polled = poll(receive.as_mut(), &second.waker());
+            polled = poll_with(receive.as_mut(), &second.waker());
         }
         producer.join().unwrap().unwrap();
         assert!(polled.is_ready() || second.wakes() == 1);
@@ -204,8 +203,4 @@ fn the_last_task_that_polled_a_receive_is_woken() {
         drop(seat);
         assert_settled(&channel, 1, 0, 1);
     });
-}
-
-fn poll<F: Future>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(waker))
 }
