@@ -237,9 +237,12 @@ impl Workbench {
             }
             Check::Test(_) => {
                 let mut command = run::cargo(&self.tree);
+                let build = self.build.join("test");
                 command
                     .args(["test", "--target-dir"])
-                    .arg(self.build.join("test"));
+                    .arg(&build)
+                    // For tests that call cargo themselves: the folder of this run may be around the copy.
+                    .env("CARGO_TARGET_DIR", &build);
                 command
             }
         };
