@@ -280,7 +280,7 @@ async fn end_sessions(scene: &Scene, most: i64) -> usize {
 }
 
 /// Waits until so many sessions wait for a lock.
-async fn waiting(scene: &Scene, n: i64) {
+pub(crate) async fn waiting(scene: &Scene, n: i64) {
     let mut connection = scene.database.connect().await;
     loop {
         let waiting: i64 = sqlx::query_scalar(

@@ -4,17 +4,19 @@ mod connections;
 mod cursor;
 mod schema;
 mod statements;
+mod wake;
 
 use std::time::Duration;
 
 use lockkit_core::sync::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{Postgres, Row as _, Transaction};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::connections::{Commits, Connections, failed};
 use self::cursor::Cursor;
 use self::statements::{Batch, Claims, sql};
+use self::wake::Wake;
 use super::job::{check_batch, check_enqueue};
 use super::store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
@@ -29,6 +31,9 @@ const PROMOTE_LIMIT: i64 = 1000;
 
 /// The pauses between two looks for other processes' jobs: from, to.
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// How long a notification may take.
+const TELL: Duration = Duration::from_millis(100);
 
 /// The longest patience and the longest time between two looks from the start.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -60,7 +65,7 @@ impl PostgresOptions {
 
     /// How many connections at most for what writes jobs: one for each worker of the process, and one or two more
     /// for those who enqueue. They are opened when they are needed. Beside them there are one for
-    /// heartbeats and one for looking.
+    /// heartbeats, one for looking, and one that listens while somebody waits for work.
     #[must_use]
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most;
@@ -119,6 +124,9 @@ impl PostgresOptions {
 /// A claim gets the most urgent jobs that it sees. Two claims at the same time take different ones, and one may
 /// overlook for a moment what has appeared behind its back: see [`PostgresOptions::rescan`].
 ///
+/// Whoever waits for work hears of it at once from this process, and soon from others, which notify it after their
+/// commit, not more than once in 20 ms; and it looks, ever more seldom, once a second in the end.
+///
 /// ```no_run
 /// # async fn f() -> Result<(), lockkit_db::Error> {
 /// use lockkit_db::queue::{JobStore, NewJob, PostgresStore};
@@ -133,8 +141,7 @@ pub struct PostgresStore {
     heart: Connections,
     reader: Connections,
     cursor: Mutex<Cursor>,
-    /// Rung when this process has put jobs in.
-    enqueued: tokio::sync::Notify,
+    wake: Wake,
 }
 
 // === impl PostgresStore ===
@@ -172,7 +179,7 @@ impl PostgresStore {
             heart: connections(1, Commits::Fast),
             reader: connections(1, Commits::Fast),
             cursor: Mutex::new(Cursor::new(options.rescan)),
-            enqueued: tokio::sync::Notify::new(),
+            wake: Wake::new(&options.connect),
         };
         schema::prepare(&store.lanes, options.migrate).await?;
         Ok(store)
@@ -238,7 +245,16 @@ impl PostgresStore {
     /// Tells the workers of this process that there may be work.
     fn ring(&self) {
         self.cursor.lock().reset();
-        self.enqueued.notify_waiters();
+        self.wake.ring();
+    }
+
+    /// Tells the workers of all processes, unless they were told a moment ago. What comes of it does not matter.
+    async fn tell(&self, queue: &str) {
+        self.ring();
+        if self.wake.is_time_to_tell(queue) {
+            let notify = self.reader.write(sqlx::query(sql!("notify")).bind(queue));
+            let _ = timeout(TELL, notify).await;
+        }
     }
 
     /// Runs a claim, alone or in an exchange, from where the last one ended.
@@ -336,7 +352,7 @@ impl JobStore for PostgresStore {
             self.lanes.write(statements::register(queue)).await?;
             ids = registered(queue, self.insert(queue, jobs).await?)?;
         }
-        self.ring();
+        self.tell(queue).await;
         Ok(ids)
     }
 
@@ -426,11 +442,13 @@ impl JobStore for PostgresStore {
 
     async fn close_session(&self, session: &Session) -> Result<(), Error> {
         self.reap(Some(session)).await?;
-        self.ring();
+        self.tell("").await;
+        self.wake.close();
         Ok(())
     }
 
     async fn upkeep(&self) -> Result<Upkeep, Error> {
+        self.wake.catch_up(|| self.ring());
         let probe = self.reader.read(sqlx::query(sql!("upkeep_probe"))).await?;
         let (due, over): (bool, bool) = (probe[0].get(0), probe[0].get(1));
         let next: Option<i64> = probe[0].get(2);
@@ -444,20 +462,20 @@ impl JobStore for PostgresStore {
         if due {
             let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
             let promoted = self.lanes.write(promote).await;
-            if upkeep.requeued > 0 {
-                self.ring();
+            if promoted.is_err() && upkeep.requeued > 0 {
+                self.tell("").await;
             }
             upkeep.promoted = count(&promoted?[0], 0);
         }
         if upkeep.promoted + upkeep.requeued > 0 {
-            self.ring();
+            self.tell("").await;
         }
         Ok(upkeep)
     }
 
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
-        // In this process a bell rings; what others write is looked for.
-        let bell = self.enqueued.notified();
+        // In this process a bell rings; others may notify it; what neither tells is looked for.
+        let bell = self.wake.bell();
         tokio::pin!(bell);
         bell.as_mut().enable();
         let look = async {
@@ -471,6 +489,7 @@ impl JobStore for PostgresStore {
         tokio::select! {
             () = bell => {}
             () = look => {}
+            () = self.wake.listen(|| self.ring()) => {}
             () = sleep(limit) => {}
         }
     }
