@@ -6,6 +6,7 @@
 
 mod flight;
 mod keyed;
+mod locking;
 mod machine;
 mod memory;
 mod pool;
@@ -51,6 +52,8 @@ enum What {
     Keyed(race::Args),
     /// A miss that many share, against moka's cache.
     Flight(race::Args),
+    /// Updates with a version, transactions and batches, against sqlx by hand.
+    Locking(race::Args),
     #[command(hide = true)]
     QueueChild(queue::claimer::Args),
     #[command(hide = true)]
@@ -99,6 +102,7 @@ fn run(cli: Cli) -> Result<bool> {
             What::Pool(race::Args::default()),
             What::Keyed(race::Args::default()),
             What::Flight(race::Args::default()),
+            What::Locking(race::Args::default()),
         ],
     };
     let folder = cli.dir.unwrap_or_else(std::env::temp_dir);
@@ -123,6 +127,7 @@ fn run(cli: Cli) -> Result<bool> {
             What::Pool(args) => pool::run(&args)?,
             What::Keyed(args) => keyed::run(&args)?,
             What::Flight(args) => flight::run(&args)?,
+            What::Locking(args) => locking::run(&args, folder.path())?,
             _ => unreachable!("the children have returned"),
         });
     }

@@ -118,6 +118,10 @@ impl Row {
         self.held_to(Of::P99, against, most, false)
     }
 
+    pub(crate) fn goal_p99(self, against: &'static [&'static str], most: f64) -> Self {
+        self.held_to(Of::P99, against, most, true)
+    }
+
     fn held_to(mut self, of: Of, against: &'static [&'static str], most: f64, goal: bool) -> Self {
         self.bars.push(Bar {
             of,
@@ -255,8 +259,25 @@ pub(crate) fn runtime(threads: usize) -> Result<Runtime> {
 pub(crate) fn run(
     name: &'static str,
     title: &str,
+    rows: Vec<Row>,
+    args: &Args,
+    notes: impl FnOnce() -> Result<Vec<Note>>,
+) -> Result<Measured> {
+    run_beside(name, title, rows, args, || Ok(Duration::ZERO), notes)
+}
+
+/// As [`run`], beside a server that does a part of the work: what that has taken of the processors so far is not
+/// what others took.
+///
+/// # Errors
+///
+/// As there.
+pub(crate) fn run_beside(
+    name: &'static str,
+    title: &str,
     mut rows: Vec<Row>,
     args: &Args,
+    server: impl Fn() -> Result<Duration>,
     notes: impl FnOnce() -> Result<Vec<Note>>,
 ) -> Result<Measured> {
     for asked in &args.rows {
@@ -266,7 +287,8 @@ pub(crate) fn run(
     if !args.rows.is_empty() {
         rows.retain(|row| args.rows.contains(&row.name));
     }
-    let (began, own, all) = (Instant::now(), cpu_time(), all_cpu_time()?);
+    let ours = || anyhow::Ok(cpu_time() + server()?);
+    let (began, own, all) = (Instant::now(), ours()?, all_cpu_time()?);
     for round in 0..=args.rounds {
         if round > 0 {
             eprintln!("{name}: round {round} of {}", args.rounds);
@@ -275,7 +297,7 @@ pub(crate) fn run(
             row.take_turns(round)?;
         }
     }
-    let own = cpu_time().saturating_sub(own);
+    let own = ours()?.saturating_sub(own);
     let others = all_cpu_time()?.saturating_sub(all).saturating_sub(own);
     let others = others.as_secs_f64() / began.elapsed().as_secs_f64();
     let notes = notes()?;
