@@ -146,7 +146,8 @@ impl AdvisorySessions {
         Ok(session.hold(claim))
     }
 
-    /// The lock, if it can be had now. Costs a new connection, unless this process has the lock.
+    /// The lock, if it can be had now. `None` as well while another task of this process is just asking for it, be it
+    /// to share it. Costs a new connection, unless this process has the lock.
     ///
     /// # Errors
     ///
@@ -255,16 +256,18 @@ impl Session {
         let claim = claim.granted(self.shared);
         let (order, orders) = oneshot::channel();
         let (told, gone) = watch::channel(false);
-        tokio::spawn(async move {
-            self.keep(orders, &told).await;
-            // Only now may the next one of this process ask.
-            drop(claim);
-        });
+        tokio::spawn(self.keep(claim, orders, told));
         AdvisoryGuard { key, order, gone }
     }
 
-    /// Looks after the connection until the guard goes, or the connection.
-    async fn keep(mut self, mut orders: oneshot::Receiver<Order>, gone: &watch::Sender<bool>) {
+    /// Looks after the connection until the guard goes, or the connection. When it ends, the next one of this
+    /// process may ask.
+    async fn keep(
+        mut self,
+        claim: Option<Claim>,
+        mut orders: oneshot::Receiver<Order>,
+        gone: watch::Sender<bool>,
+    ) {
         let patience = (self.keepalive * PATIENCE).min(MOST_PATIENCE);
         let mut ticks = interval_at(Instant::now() + self.keepalive, self.keepalive);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -272,12 +275,18 @@ impl Session {
             tokio::select! {
                 biased;
                 order = &mut orders => {
+                    let mut claim = claim;
                     if let Ok(reply) = order {
                         let released = timeout(patience, self.unlock()).await;
+                        if let Ok(Ok(())) = released {
+                            // Before the reply: whoever has it may ask again at once.
+                            claim = None;
+                        }
                         let _ = reply.send(released.unwrap_or_else(|_| Err(lost(None))));
                     }
                     gone.send_replace(true);
                     let _ = timeout(patience, self.connection.close()).await;
+                    drop(claim);
                     return;
                 }
                 _ = ticks.tick() => {

@@ -200,6 +200,57 @@ async fn dropped_at_every_poll_it_leaves_no_lock() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_dropped_at_every_poll_leaves_no_lock_and_no_claim() {
+    let scene = Postgres::new(1).await;
+    let mut view = scene.database.connect().await;
+    let (here, there) = (
+        AdvisorySessions::new(&scene.pool),
+        AdvisorySessions::new(&scene.pool),
+    );
+    let taken = there.acquire(&advisory("taken")).await.unwrap();
+    let cuts = cancel::at_every_poll_async(
+        || async {
+            let guard = here.try_acquire(&advisory("free")).await.unwrap().unwrap();
+            assert!(
+                here.try_acquire(&advisory("taken"))
+                    .await
+                    .unwrap()
+                    .is_none()
+            );
+            assert!(!guard.is_lost());
+            guard.release().await.unwrap();
+        },
+        async |cut| {
+            locks(&mut view, 1, 0).await;
+            // Nobody of this process stands in the way, now or as soon as a dropped guard is gone.
+            let sure = advisory("free").at_most(Duration::from_secs(20));
+            here.acquire(&sure).await.unwrap().release().await.unwrap();
+            let guard = here.try_acquire(&advisory("free")).await.unwrap();
+            guard
+                .unwrap_or_else(|| panic!("{cut}: it is claimed"))
+                .release()
+                .await
+                .unwrap();
+        },
+    )
+    .await;
+    let _ = cuts.demand(4);
+    taken.release().await.unwrap();
+    scene.is_clean().await;
+}
+
+// Mutant: B161
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_released_can_be_had_at_once() {
+    let scene = Postgres::new(1).await;
+    let sessions = AdvisorySessions::new(&scene.pool);
+    for _ in 0..20 {
+        let guard = sessions.try_acquire(&advisory("a")).await.unwrap();
+        guard.expect("nobody has it").release().await.unwrap();
+    }
+}
+
 // Mutant: B20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_that_is_dropped_leaves_neither_lock_nor_place() {

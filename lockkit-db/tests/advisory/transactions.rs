@@ -165,6 +165,22 @@ async fn sqlite_says_that_it_has_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_dropped_at_every_poll_leaves_no_lock() {
+    let scene = Postgres::new(1).await;
+    let cuts = cancel::at_every_poll_async(
+        || async {
+            let mut tx = begin(&scene).await;
+            assert!(advisory("a").try_lock(&mut tx).await.unwrap());
+            assert!(advisory("b").shared().try_lock(&mut tx).await.unwrap());
+            tx.commit().await.unwrap();
+        },
+        async |_| scene.is_clean().await,
+    )
+    .await;
+    let _ = cuts.demand(2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_at_every_poll_it_leaves_no_lock() {
     let scene = Postgres::new(1).await;
     let cuts = cancel::at_every_poll_async(

@@ -7,6 +7,7 @@ mod fenced;
 mod model;
 #[path = "../transaction/scene.rs"]
 mod scene;
+mod spawned;
 mod table;
 mod unknown;
 mod updates;

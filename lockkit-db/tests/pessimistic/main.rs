@@ -8,6 +8,7 @@ mod postgres;
 #[allow(dead_code, reason = "it is shared with the tests of transactions")]
 #[path = "../transaction/scene.rs"]
 mod scene;
+mod sequences;
 mod sqlite;
 
 use std::time::Duration;

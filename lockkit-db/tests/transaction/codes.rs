@@ -563,3 +563,59 @@ async fn what_an_engine_cannot_do_is_refused() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_insert_that_finds_a_later_row_is_a_serialization_failure() {
+    let scene = Postgres::new(1).await;
+    let mut other = scene.database.connect().await;
+    let options = || quick().isolation(Isolation::RepeatableRead);
+    let attempts = retry_tx!(&scene.pool, options(), |tx| {
+        tx.execute("SELECT count(*) FROM t").await?;
+        if tx.attempt() == 1 {
+            other.execute("INSERT INTO t VALUES (9, 9)").await?;
+        }
+        let inserted = tx
+            .execute("INSERT INTO t VALUES (9, 1) ON CONFLICT DO NOTHING")
+            .await;
+        if let Err(error) = &inserted {
+            assert_eq!(
+                (classify(error), &*code(error)),
+                (Class::Serialization, "40001")
+            );
+        }
+        inserted?;
+        Ok::<_, Error>(tx.attempt())
+    })
+    .unwrap();
+    assert_eq!((attempts, scene.n(9).await), (2, 9));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_killed_says_so_in_a_class_of_lost_connections() {
+    let scene = Postgres::new(1).await;
+    let mut session = scene.database.connect().await;
+    let kill = "SELECT pg_terminate_backend(pg_backend_pid())";
+    assert_eq!(
+        fails(&mut session, kill).await,
+        (Class::ConnectionLost, "57P01".into())
+    );
+}
+
+// Connections of one process that share a cache lock tables against each other, and do not wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_sqlite_a_table_that_a_shared_cache_has_locked_is_busy() {
+    let scene = Sqlite::new(1).await;
+    let shared = || scene.options().shared_cache(true);
+    let mut writer = shared().connect().await.unwrap();
+    let mut reader = shared().connect().await.unwrap();
+    writer
+        .execute("BEGIN IMMEDIATE; UPDATE t SET n = 1")
+        .await
+        .unwrap();
+    let locked = reader.execute("SELECT n FROM t").await.unwrap_err();
+    assert_eq!((classify(&locked), &*code(&locked)), (Class::Busy, "262"));
+    writer.execute("ROLLBACK").await.unwrap();
+    reader.execute("SELECT n FROM t").await.unwrap();
+
+    assert!(Class::Busy.is_retryable());
+}

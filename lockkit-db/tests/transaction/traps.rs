@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use lockkit_core::retry::Policy;
 use lockkit_db::Error;
 use lockkit_db::sqlx::{self, Connection as _, Executor as _};
-use lockkit_db::transaction::{Tx, TxOptions};
+use lockkit_db::transaction::{Outcome, Tx, TxOptions, outcome};
 use lockkit_test::cancel::{CancelAfter, Cut, at_every_poll_async};
+use lockkit_test::postgres::{Cut as ProxyCut, Proxy};
 
 use crate::scene::{Postgres, Sqlite, on_both};
 
@@ -301,4 +303,113 @@ on_both! {
         .await;
         cuts.demand(1);
     }
+}
+
+// The one trap that has no future dropped in it: what is sent after SQLite has rolled back stands by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlx_goes_on_outside_when_a_statement_has_ended_the_transaction() {
+    let scene = Sqlite::new(1).await;
+    let swallowed = "INSERT OR ROLLBACK INTO t VALUES (1, 1)";
+    let mut tx = scene.pool.begin().await.unwrap();
+    tx.execute("UPDATE t SET n = 1 WHERE id = 1").await.unwrap();
+    tx.execute(swallowed).await.unwrap_err();
+    tx.execute("UPDATE t SET n = 1 WHERE id = 2").await.unwrap();
+    let _ = tx.rollback().await;
+    assert_eq!(
+        (scene.n(1).await, scene.n(2).await),
+        (0, 1),
+        "it has survived the rollback"
+    );
+    scene.pool.close().await;
+
+    // Ours cannot hold back what is sent either, but nobody is told that it was committed, and the
+    // connection is not given to the next one.
+    let scene = Sqlite::new(1).await;
+    let result: Result<(), Error> = lockkit_db::retry_tx!(&scene.pool, |tx| {
+        tx.execute("UPDATE t SET n = 1 WHERE id = 1").await?;
+        let _ = tx.execute(swallowed).await;
+        tx.execute("UPDATE t SET n = 1 WHERE id = 2").await?;
+        Ok(())
+    });
+    assert!(matches!(result, Err(Error::Ended { .. })), "{result:?}");
+    assert_eq!(scene.n(1).await, 0);
+    scene.is_clean().await;
+    // A part of its own is what makes it safe to go on.
+    let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await.unwrap();
+    let mut part = tx.savepoint().await.unwrap();
+    part.execute("INSERT OR ABORT INTO t VALUES (1, 1)")
+        .await
+        .unwrap_err();
+    part.rollback().await.unwrap();
+    tx.execute("UPDATE t SET n = 5 WHERE id = 1").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(scene.n(1).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watched_statements_and_questions_dropped_anywhere_leave_nothing() {
+    let scene = Postgres::new(2).await;
+    let mut holder = scene.database.connect().await;
+    let hold = "BEGIN; UPDATE t SET n = 1 WHERE id = 1";
+    holder.execute(hold).await.unwrap();
+    let wait = TxOptions::new().wait(Duration::from_millis(30));
+    let cuts = at_every_poll_async(
+        || async {
+            let mut tx = Tx::begin(&scene.pool, &wait).await.unwrap();
+            let watch = tx.watch(&scene.pool).await.unwrap();
+            let free = tx.execute("UPDATE t SET n = 1 WHERE id = 2");
+            watch.over(free).await.unwrap();
+            let taken = tx.execute("UPDATE t SET n = 1 WHERE id = 1");
+            let error = watch.over(taken).await.unwrap_err();
+            assert!(matches!(error, Error::LockNotAvailable { .. }), "{error:?}");
+            tx.rollback().await;
+        },
+        async |_| {
+            // Once the holder is gone, nobody else is there.
+            holder.execute("ROLLBACK").await.unwrap();
+            scene.is_clean().await;
+            holder.execute(hold).await.unwrap();
+        },
+    )
+    .await;
+    cuts.demand(4);
+    assert_eq!((scene.n(1).await, scene.n(2).await), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_for_an_outcome_dropped_anywhere_leaves_nothing() {
+    let scene = Postgres::new(1).await;
+    let proxy = Proxy::start(&scene.database);
+    let pool = proxy.pool(1);
+    proxy.cut_next_commit(ProxyCut::After);
+    // The server cannot be asked while the pool is closed.
+    let policy = Policy::builder()
+        .deadline(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let options = TxOptions::new().policy(policy).resolve_unknown();
+    let result = lockkit_db::retry_tx!(&pool, options, |tx| {
+        tx.execute("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+        let closing = pool.clone();
+        tokio::spawn(async move { closing.close().await });
+        pool.close_event().await;
+        Ok::<_, Error>(())
+    });
+    let Err(Error::UnknownCommit {
+        receipt: Some(receipt),
+        ..
+    }) = result
+    else {
+        panic!("{result:?}");
+    };
+    let cuts = at_every_poll_async(
+        || outcome(&scene.pool, receipt),
+        async |_| scene.is_clean().await,
+    )
+    .await;
+    cuts.demand(1);
+    assert_eq!(
+        outcome(&scene.pool, receipt).await.unwrap(),
+        Outcome::Committed
+    );
 }
