@@ -66,6 +66,17 @@ async fn one_more(
     table.cas(&mut **tx, id, row.version, row.value + 1).await
 }
 
+/// The same boxed, as traits with async methods do.
+fn boxed<'a>(
+    table: &'a Table<sqlx::Postgres>,
+    tx: &'a mut Tx<'_, sqlx::Postgres>,
+) -> BoxFuture<'a, Result<Outcome, Error>> {
+    Box::pin(async move {
+        let row: Loaded<i64> = table.load(&mut **tx, 7).await?.unwrap();
+        table.cas(&mut **tx, 7, row.version, row.value + 1).await
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steps_in_functions_of_their_own_are_spawned_as_well() {
     let scene = crate::scene::Postgres::new(1).await;
@@ -81,16 +92,6 @@ async fn steps_in_functions_of_their_own_are_spawned_as_well() {
         Outcome::Updated { .. }
     ));
 
-    // And boxed, as traits with async methods do.
-    fn boxed<'a>(
-        table: &'a Table<sqlx::Postgres>,
-        tx: &'a mut Tx<'_, sqlx::Postgres>,
-    ) -> BoxFuture<'a, Result<Outcome, Error>> {
-        Box::pin(async move {
-            let row: Loaded<i64> = table.load(&mut **tx, 7).await?.unwrap();
-            table.cas(&mut **tx, 7, row.version, row.value + 1).await
-        })
-    }
     let table = stars();
     let changed = retry_tx!(&scene.pool, |tx| { boxed(&table, &mut tx).await }).unwrap();
     assert!(matches!(changed, Outcome::Updated { .. }));
