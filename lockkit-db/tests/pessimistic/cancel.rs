@@ -37,7 +37,8 @@ async fn a_dropped_lock_goes_with_its_transaction_on_postgres() {
     let scene = Postgres::new(1).await;
     for wait in WAITS {
         let cuts = cut(&scene.pool, wait, async || scene.is_clean().await).await;
-        let _ = cuts.demand(5);
+        // How often it is pending depends on how fast the answers come.
+        let _ = cuts.demand(1);
     }
 }
 

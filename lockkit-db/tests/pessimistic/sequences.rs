@@ -335,6 +335,13 @@ fn what_can_be_had_is_what_the_list_of_holders_says() {
                 let told = told.await.unwrap();
                 prop_assert_eq!(told, list.step(*me, step), "step {}: {} {:?}", at, me, step);
             }
+            // Ended and not dropped, or the next case would meet what the server has not seen the end of.
+            for order in &orders {
+                let (reply, told) = oneshot::channel();
+                let end = Step::End { commit: false };
+                order.send((end, reply)).await.unwrap();
+                told.await.unwrap();
+            }
             drop(orders);
             for session in sessions {
                 session.await.unwrap();
