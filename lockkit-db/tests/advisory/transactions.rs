@@ -101,7 +101,7 @@ async fn a_wait_ends_in_time_names_who_blocked_and_leaves_the_transactions_bound
     let watch = tx.watch(&scene.pool).await.unwrap();
     let patient = |name: &str| {
         advisory(name)
-            .at_most(Duration::from_millis(400))
+            .at_most(Duration::from_millis(1600))
             .watch(&watch)
     };
     patient("b").lock(&mut tx).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_wait_ends_in_time_names_who_blocked_and_leaves_the_transactions_bound
         panic!("{error:?}");
     };
     assert_eq!(blockers.iter().map(|it| it.pid).collect::<Vec<_>>(), [pid]);
-    assert!(begun.elapsed() >= Duration::from_millis(400));
+    assert!(begun.elapsed() >= Duration::from_millis(1600));
     tx.rollback().await;
     first.rollback().await;
     scene.is_clean().await;
