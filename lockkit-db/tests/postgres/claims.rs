@@ -96,6 +96,41 @@ async fn an_exchange_that_is_under_way_does_not_keep_a_lost_sessions_jobs() {
     assert_eq!((stats.workers[0].sessions, stats.workers[0].live), (1, 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_was_claimed_anew_meanwhile_is_not_given_back() {
+    // Mutant: C5
+    let scene = Scene::new().await;
+    scene.jobs(1).await;
+    let (lost, lives) = (scene.session().await, scene.session().await);
+    claim(&scene.store, &lost, 1).await;
+    let mut other = scene.database.connect().await;
+    let over = format!(
+        "UPDATE lockkit_session SET lease_until = 1 WHERE id = {}",
+        lost.id
+    );
+    run(&mut other, &over).await;
+    // Somebody else has given it back and claimed it, and is about to commit that.
+    let anew = format!(
+        "BEGIN; UPDATE lockkit_job SET session_id = {}, epoch = epoch + 1",
+        lives.id
+    );
+    run(&mut other, &anew).await;
+    let upkeep = scene.store.upkeep();
+    tokio::pin!(upkeep);
+    // It passes by what somebody is at, or else it waits for that.
+    let reaped = tokio::select! {
+        reaped = &mut upkeep => Some(reaped),
+        () = super::replies::waiting(&scene, 1) => None,
+    };
+    run(&mut other, "COMMIT").await;
+    let reaped = match reaped {
+        Some(reaped) => reaped,
+        None => upkeep.await,
+    };
+    assert_eq!(reaped.unwrap().requeued, 0);
+    assert_eq!(scene.store.stats().await.unwrap().claimed, 1);
+}
+
 #[tokio::test]
 async fn the_jobs_of_a_session_that_is_not_there_come_back() {
     let scene = Scene::new().await;

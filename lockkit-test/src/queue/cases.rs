@@ -125,7 +125,7 @@ mod all {
     }
 
     pub async fn a_claim_gets_at_most_what_it_asked_for<B: Bench>(bench: B) {
-        // Mutant C15: one more.
+        // Mutants C15, C15b: one more.
         let store = bench.store();
         enqueue(store, 10).await;
         let a = Hand::new(store, "a").await;
@@ -161,7 +161,7 @@ mod all {
         let second = a.claim(1).await.remove(0);
         assert_eq!((second.id, second.attempt), (first.id, 2));
         assert!(second.epoch > first.epoch);
-        // Mutant C4: the session and the job are the same, only the claim is another.
+        // Mutants C4, C4b: the session and the job are the same, only the claim is another.
         for verdict in [Verdict::Done { result: None }, retry(MS), Verdict::Release] {
             assert_eq!(a.end(&first, verdict).await, Settlement::Stale);
         }
@@ -177,7 +177,7 @@ mod all {
     }
 
     pub async fn another_session_cannot_settle<B: Bench>(bench: B) {
-        // Mutant C3: the job's id alone decides.
+        // Mutants C3, C3b: the job's id alone decides.
         let store = bench.store();
         enqueue(store, 1).await;
         let (mut a, mut b) = (Hand::new(store, "a").await, Hand::new(store, "b").await);
@@ -199,7 +199,7 @@ mod all {
 
     pub async fn at_the_instant_its_lease_ends_a_session_is_lost_for_everyone<B: Bench>(bench: B) {
         // Mutant C7: the end of the lease comes from another clock than the store's.
-        // Mutant C9: heartbeat and reaper both accept this instant.
+        // Mutants C9, C9b: heartbeat and reaper both accept this instant.
         let store = bench.store();
         enqueue(store, 2).await;
         let mut a = Hand::new(store, "a").await;
@@ -247,11 +247,11 @@ mod all {
         store.enqueue("q", &[job().max_attempts(3)]).await.unwrap();
         for attempt in 1..=3 {
             let a = Hand::new(store, "a").await;
-            // Mutant C6: the attempt is counted here, as nobody is left to count it later.
+            // Mutants C6, C6b: the attempt is counted here, as nobody is left to count it later.
             assert_eq!(a.claim(1).await[0].attempt, attempt);
             bench.advance(LEASE).await;
             let upkeep = store.upkeep().await.unwrap();
-            // Mutant C16: one attempt more or less.
+            // Mutants C16, C16b: one attempt more or less.
             let last = attempt == 3;
             assert_eq!(
                 (upkeep.requeued, upkeep.buried),
