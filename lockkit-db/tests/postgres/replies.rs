@@ -10,6 +10,7 @@ use lockkit_db::queue::{
 };
 use lockkit_db::sqlx;
 use lockkit_test::postgres::{Cut, Proxy};
+use tokio_util::sync::CancellationToken;
 
 use super::{Scene, at, claim, jobs, open, run, spec};
 
@@ -215,52 +216,67 @@ async fn a_connection_that_ended_while_it_was_not_used_is_noticed_before_it_is_t
 async fn workers_whose_sessions_with_the_server_are_ended_settle_each_job_once() {
     const JOBS: usize = 400;
     let scene = Scene::new().await;
-    scene.jobs(JOBS).await;
+    let ids = scene.store.enqueue("q", &jobs(JOBS)).await.unwrap();
+    let last = ids[JOBS - 1];
     let accepted = Arc::new(Mutex::new(BTreeMap::<_, u32>::new()));
+    // One job takes until a worker has noticed something.
+    let felt = CancellationToken::new();
     let worker = async |name: &'static str| {
         let options = PostgresOptions::new(scene.database.options());
-        let accepted = Arc::clone(&accepted);
-        Worker::builder(Arc::new(open(options).await), async |_: Job| {
-            tokio::task::yield_now().await;
-            Ok(Completion::Done)
-        })
-        .queue("q")
-        .name(name)
-        .slots(4)
-        .poll(Duration::from_millis(20))
-        .lease(Duration::from_secs(2))
-        .on_settled(move |settled| {
-            if settled.settlement == Settlement::Accepted
-                && matches!(settled.ack.verdict, Verdict::Done { .. })
-            {
-                *accepted.lock().unwrap().entry(settled.ack.id).or_default() += 1;
+        let (accepted, felt) = (Arc::clone(&accepted), felt.clone());
+        let handler = move |job: Job| {
+            let felt = felt.clone();
+            async move {
+                if job.id == last {
+                    felt.cancelled().await;
+                }
+                Ok(Completion::Done)
             }
-        })
-        .build()
-        .unwrap()
+        };
+        Worker::builder(Arc::new(open(options).await), handler)
+            .queue("q")
+            .name(name)
+            .slots(4)
+            .poll(Duration::from_millis(20))
+            .lease(Duration::from_secs(2))
+            .on_settled(move |settled| {
+                if settled.settlement == Settlement::Accepted
+                    && matches!(settled.ack.verdict, Verdict::Done { .. })
+                {
+                    *accepted.lock().unwrap().entry(settled.ack.id).or_default() += 1;
+                }
+            })
+            .build()
+            .unwrap()
     };
     let (a, b) = (worker("a").await, worker("b").await);
-    let done = tokio_util::sync::CancellationToken::new();
+    let done = CancellationToken::new();
     let nemesis = async {
-        let mut ended = 0;
-        while accepted.lock().unwrap().len() < JOBS {
-            ended += end_sessions(&scene, 1).await;
+        while left(&scene).await > 0 {
+            end_sessions(&scene, 1).await;
+            if a.stats().store_errors + b.stats().store_errors > 0 {
+                felt.cancel();
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         done.cancel();
-        ended
     };
-    let (a, b, ended) = tokio::join!(a.run(done.cancelled()), b.run(done.cancelled()), nemesis);
+    let (a, b, ()) = tokio::join!(a.run(done.cancelled()), b.run(done.cancelled()), nemesis);
     let accepted = accepted.lock().unwrap().clone();
     assert!(accepted.values().all(|times| *times == 1), "each once");
-    assert_eq!(accepted.len(), JOBS);
-    let stats = scene.store.stats().await.unwrap();
+    // Of a batch that was on its way when a lease was lost, a worker may never hear.
+    assert!(accepted.len() == JOBS || a.lost + b.lost > 0);
+    // With a connection that was not ended.
+    let stats = at(scene.database.options()).await.stats().await.unwrap();
     let counted: u64 = stats.workers.iter().map(|worker| worker.done).sum();
     assert_eq!((counted, stats.ready, stats.claimed), (JOBS as u64, 0, 0));
-    assert!(
-        ended > 0 && a.store_errors + b.store_errors > 0,
-        "{ended} ended, {a:?}, {b:?}"
-    );
+}
+
+/// The jobs that are not done.
+async fn left(scene: &Scene) -> i64 {
+    let mut connection = scene.database.connect().await;
+    let left = sqlx::query_scalar("SELECT count(*) FROM lockkit_job");
+    left.fetch_one(&mut connection).await.unwrap()
 }
 
 /// Ends some of the sessions that others have in the database, at random; how many.
