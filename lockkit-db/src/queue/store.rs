@@ -198,7 +198,8 @@ pub struct ClaimSpec {
     pub queue: String,
     /// How many at most.
     pub n: usize,
-    /// The claim's number within its session. Claims that are never asked for again need none.
+    /// The claim's number within its session, from 1 and growing, or 0: claims that are never asked for again need
+    /// none. Under a number that was used, nothing new may be claimed unless it is asked for [again](Self::again).
     pub seq: u64,
     /// This number was sent before and its reply was lost. What the session holds under it is
     /// given again; only if that is nothing, jobs are claimed.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lockkit_db::Error;
-use lockkit_db::queue::{Ack, AckBatch, ClaimSpec, JobId, JobStore, NewJob, Settlement, Verdict};
+use lockkit_db::queue::{Ack, AckBatch, ClaimSpec, JobId, JobStore, NewJob, Settlement};
 use lockkit_db::sqlx;
 
 use super::{Scene, at, claim, jobs, run, settle, spec};
@@ -179,22 +179,6 @@ async fn a_lease_that_ends_while_its_heartbeat_waits_is_lost() {
     };
     let (renewal, ()) = tokio::join!(scene.store.renew(&session), over);
     assert_eq!(renewal.unwrap(), lockkit_db::queue::Renewal::Lost);
-}
-
-#[tokio::test]
-async fn an_error_with_a_nul_in_its_text_is_kept_without_it_and_harms_no_other() {
-    let scene = Scene::new().await;
-    scene.jobs(2).await;
-    let session = scene.session().await;
-    let held = claim(&scene.store, &session, 2).await;
-    let dead = Verdict::Dead {
-        error: "a\0b".into(),
-    };
-    let acks = vec![Ack::new(&held[0], dead), Ack::done(&held[1])];
-    let settled = settle(&scene.store, &session, 1, acks).await.unwrap();
-    assert_eq!(settled.settled, [Settlement::Accepted; 2]);
-    let dead = scene.store.dead(JobId(0), 10).await.unwrap();
-    assert_eq!(dead[0].error, "a b");
 }
 
 #[tokio::test]

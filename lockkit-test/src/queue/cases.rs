@@ -149,6 +149,16 @@ mod all {
         assert_eq!(ids(&claimed), other);
     }
 
+    pub async fn a_queue_that_is_not_there_is_empty<B: Bench>(bench: B) {
+        let store = bench.store();
+        let a = Hand::new(store, "a").await;
+        assert!(a.claim(1).await.is_empty());
+        store.wait_for_work("q", MS).await;
+        // And it is found as soon as it is.
+        let mine = enqueue(store, 1).await;
+        assert_eq!(ids(&a.claim(1).await), mine);
+    }
+
     pub async fn an_old_epoch_is_stale_even_from_the_same_session<B: Bench>(bench: B) {
         let store = bench.store();
         enqueue(store, 1).await;
@@ -307,6 +317,27 @@ mod all {
             store.dead(claimed.id, 10).await.unwrap().is_empty(),
             "the list goes on after it"
         );
+    }
+
+    pub async fn an_error_is_kept_without_what_no_database_can_hold<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 3).await;
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(3).await;
+        // A NUL, and a cut in the middle of a character.
+        let long = "\u{1f5bc}".repeat(5000);
+        let dead = |error: &str| Verdict::Dead {
+            error: error.into(),
+        };
+        let acks = vec![
+            Ack::new(&claimed[0], dead("a\0b")),
+            Ack::new(&claimed[1], dead(&long)),
+            Ack::done(&claimed[2]),
+        ];
+        assert_eq!(a.settle(acks).await, [Settlement::Accepted; 3]);
+        let dead = store.dead(NONE, 10).await.unwrap();
+        assert_eq!(dead[0].error, "a b");
+        assert!(long.starts_with(&dead[1].error) && dead[1].error.len() > 8000);
     }
 
     pub async fn a_job_given_back_costs_no_attempt<B: Bench>(bench: B) {

@@ -18,6 +18,7 @@ macro_rules! queue_conformance {
             claims_follow_priority_then_time_then_id
             a_claim_gets_at_most_what_it_asked_for
             queues_do_not_mix
+            a_queue_that_is_not_there_is_empty
             an_old_epoch_is_stale_even_from_the_same_session
             another_session_cannot_settle
             at_the_instant_its_lease_ends_a_session_is_lost_for_everyone
@@ -25,6 +26,7 @@ macro_rules! queue_conformance {
             a_job_that_loses_its_workers_is_dead_after_its_last_attempt
             a_failed_job_rests_then_runs_again_then_dies
             a_hopeless_job_dies_at_once
+            an_error_is_kept_without_what_no_database_can_hold
             a_job_given_back_costs_no_attempt
             results_are_kept_and_listed
             a_batch_sent_again_is_answered_alike_and_done_once

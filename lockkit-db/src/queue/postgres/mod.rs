@@ -434,7 +434,7 @@ impl JobStore for PostgresStore {
             };
             exchange.claimed = statements::claimed(&rows)?;
         }
-        if batch.is_some_and(|batch| !batch.is_plain()) {
+        if batch.is_some_and(|batch| batch.gives_back()) {
             self.ring();
         }
         Ok(exchange)

@@ -192,6 +192,15 @@ impl<'a> Batch<'a> {
         self.of.acks.iter().all(|ack| plain(&ack.verdict))
     }
 
+    /// Whether some of its jobs may be claimed anew at once.
+    pub(super) fn gives_back(&self) -> bool {
+        self.of.acks.iter().any(|ack| match &ack.verdict {
+            Verdict::Retry { delay, .. } | Verdict::Snooze { delay } => delay.is_zero(),
+            Verdict::Release => true,
+            Verdict::Done { .. } | Verdict::Dead { .. } => false,
+        })
+    }
+
     /// The statement that settles a plain batch, and claims.
     pub(super) fn exchange<'q>(&'q self, session: &Session, claims: Claims<'q>) -> Statement<'q> {
         claims.bind(self.bind(sqlx::query(sql!("exchange")), session))
