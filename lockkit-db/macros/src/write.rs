@@ -1,4 +1,5 @@
-//! The implementations. All names are whole paths, so that nothing in the user's scope can stand for them.
+//! The implementations. All names are whole paths, so that nothing in the user's scope can stand for them; and what
+//! is named here begins with `__`, as the name of a constant or of a unit struct in that scope would be a pattern.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -21,12 +22,12 @@ pub(crate) fn implementations(input: &DeriveInput, description: &Description) ->
     let (parameters, _, bounds) = generics.split_for_impl();
     let head = quote!(#[automatically_derived] impl #parameters);
     let outcome = quote!(::core::result::Result);
-    let arguments = quote!(values: &mut ::lockkit_db::cas::Values<__DB>);
+    let arguments = quote!(__values: &mut ::lockkit_db::cas::Values<__DB>);
 
     let push = |columns: &[Column]| -> Vec<_> {
         let fields = columns.iter().map(|column| column.field);
         fields
-            .map(|field| quote!(values.push(&self.#field)?;))
+            .map(|field| quote!(__values.push(&self.#field)?;))
             .collect()
     };
     let (push_keys, push_values) = (push(keys), push(values));
@@ -35,7 +36,7 @@ pub(crate) fn implementations(input: &DeriveInput, description: &Description) ->
         let numbered = columns.iter().zip(first..);
         let get = |(column, at): (&Column, usize)| {
             let field = column.field;
-            quote!(#field: ::lockkit_db::sqlx::Row::try_get(row, #at)?)
+            quote!(#field: ::lockkit_db::sqlx::Row::try_get(__row, #at)?)
         };
         numbered.map(get).collect()
     };
@@ -66,24 +67,24 @@ pub(crate) fn implementations(input: &DeriveInput, description: &Description) ->
 
         #head ::lockkit_db::cas::Record<__DB> for #name #types #bounds {
             fn read(
-                row: &<__DB as ::lockkit_db::sqlx::Database>::Row,
+                __row: &<__DB as ::lockkit_db::sqlx::Database>::Row,
             ) -> #outcome<Self, ::lockkit_db::sqlx::Error> {
                 #outcome::Ok(Self {
                     #(#get_values,)*
-                    #version_field: #written(::lockkit_db::made::version::<__DB>(row, #at)?),
+                    #version_field: #written(::lockkit_db::made::version::<__DB>(__row, #at)?),
                     #(#get_keys,)*
                 })
             }
 
-            fn written(&mut self, version: ::lockkit_db::cas::Version) {
-                self.#version_field = #written(version);
+            fn written(&mut self, __version: ::lockkit_db::cas::Version) {
+                self.#version_field = #written(__version);
             }
         }
 
         #head ::lockkit_db::Versioned<__DB> for #name #types #bounds {
             fn table() -> &'static ::lockkit_db::cas::Table<__DB> {
-                static TABLES: ::lockkit_db::made::Tables = ::lockkit_db::made::Tables::new();
-                TABLES.table(
+                static __TABLES: ::lockkit_db::made::Tables = ::lockkit_db::made::Tables::new();
+                __TABLES.table(
                     #table,
                     &[#(#key_names),*],
                     &[#(#value_names),*],

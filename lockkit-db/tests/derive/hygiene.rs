@@ -6,7 +6,7 @@
 mod hostile {
     #![no_implicit_prelude]
     #![deny(warnings)]
-    #![allow(non_camel_case_types, dead_code)]
+    #![allow(non_camel_case_types, non_upper_case_globals, dead_code)]
 
     struct Result;
     struct Option;
@@ -18,6 +18,10 @@ mod hostile {
     struct i64;
     struct From;
     struct Send;
+    struct row;
+    struct values;
+    const version: bool = true;
+    static TABLES: bool = true;
     mod core {}
     mod std {}
     mod lockkit_db {}
@@ -34,6 +38,26 @@ mod hostile {
         pub(crate) r#fn: DB,
         #[versioned(version)]
         pub(crate) version: ::lockkit_db::cas::Version,
+    }
+}
+
+/// What is deprecated warns its users, and not whoever has declared it.
+mod deprecated {
+    #![deny(warnings)]
+
+    use lockkit_db::Versioned;
+
+    #[derive(Versioned)]
+    #[versioned(table = "old")]
+    pub(crate) struct Old {
+        #[versioned(key)]
+        #[deprecated]
+        pub(crate) id: i64,
+        #[deprecated]
+        pub(crate) value: i64,
+        #[versioned(version)]
+        #[deprecated]
+        pub(crate) version: i64,
     }
 }
 
