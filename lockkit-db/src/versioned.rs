@@ -113,20 +113,20 @@ use crate::cas::{Bind, Deleted, Outcome, Record, Table, Values, Version};
 ///     ON CONFLICT ("id") DO NOTHING RETURNING "version"::bigint
 /// "#));
 /// assert_eq!(plain(sql.update), plain(r#"
-///     WITH done AS (UPDATE "accounts" SET "owner" = $3, "cents" = $4, "version" = "version" + 1
+///     WITH done$ AS (UPDATE "accounts" SET "owner" = $3, "cents" = $4, "version" = "version" + 1
 ///         WHERE "id" = $1 AND "version" = $2 RETURNING "version"::bigint AS told)
-///     SELECT 1::bigint, told FROM done
+///     SELECT 1::bigint, told FROM done$
 ///     UNION ALL
 ///     SELECT 0, "version"::bigint FROM "accounts" WHERE "id" = $1
-///         AND NOT EXISTS (SELECT FROM done)
+///         AND NOT EXISTS (SELECT FROM done$)
 /// "#));
 /// assert_eq!(plain(sql.delete), plain(r#"
-///     WITH done AS (DELETE FROM "accounts" WHERE "id" = $1 AND "version" = $2
+///     WITH done$ AS (DELETE FROM "accounts" WHERE "id" = $1 AND "version" = $2
 ///         RETURNING "version"::bigint AS told)
-///     SELECT 1::bigint, told FROM done
+///     SELECT 1::bigint, told FROM done$
 ///     UNION ALL
 ///     SELECT 0, "version"::bigint FROM "accounts" WHERE "id" = $1
-///         AND NOT EXISTS (SELECT FROM done)
+///         AND NOT EXISTS (SELECT FROM done$)
 /// "#));
 /// # }
 /// ```

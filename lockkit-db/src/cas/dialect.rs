@@ -139,11 +139,12 @@ impl Rows for Postgres {
         }
     }
 
+    /// `done$`, as a table that is called `done` would be hidden by it; a plain name has no `$`.
     fn guarded(change: &str, told: &str, look: &str) -> String {
         format!(
-            "WITH done AS ({change} RETURNING {told} AS told) \
-             SELECT 1::bigint, told FROM done \
-             UNION ALL {look} AND NOT EXISTS (SELECT FROM done)"
+            "WITH done$ AS ({change} RETURNING {told} AS told) \
+             SELECT 1::bigint, told FROM done$ \
+             UNION ALL {look} AND NOT EXISTS (SELECT FROM done$)"
         )
     }
 

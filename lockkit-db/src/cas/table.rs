@@ -301,7 +301,7 @@ impl Parts {
     }
 
     /// What is wanted: a number `i` from 1, the keys `k0..`, and on request the version `v` and the
-    /// columns `c0..`.
+    /// columns `c0..`. By `want$`, which hides no table, as a plain name has no `$`.
     fn wanted(&self, all: bool) -> String {
         let mut names: Vec<_> = (0..self.keys.len()).map(|at| format!("k{at}")).collect();
         if all {
@@ -312,7 +312,7 @@ impl Parts {
             .map(|number| format!("${number}"))
             .collect();
         format!(
-            "want AS (SELECT * FROM unnest({}) WITH ORDINALITY AS w ({}, i))",
+            "want$ AS (SELECT * FROM unnest({}) WITH ORDINALITY AS w ({}, i))",
             arrays.join(", "),
             names.join(", "),
         )
@@ -346,12 +346,12 @@ impl Parts {
         let read = DB::read(&version, self.kind);
         format!(
             "WITH {wanted}, \
-             held AS (SELECT w.i FROM want w JOIN {table} t ON {unchanged} ORDER BY {order}{lock} OF t), \
-             done AS (UPDATE {table} AS t SET {set}, {bumped} = {next} \
-                      FROM want w JOIN held ON held.i = w.i WHERE {unchanged} \
+             held$ AS (SELECT w.i FROM want$ w JOIN {table} t ON {unchanged} ORDER BY {order}{lock} OF t), \
+             done$ AS (UPDATE {table} AS t SET {set}, {bumped} = {next} \
+                      FROM want$ w JOIN held$ h ON h.i = w.i WHERE {unchanged} \
                       RETURNING w.i, {read} AS told) \
-             SELECT i, 1::bigint, told FROM done \
-             UNION ALL {look} WHERE NOT EXISTS (SELECT FROM done WHERE done.i = w.i)",
+             SELECT i, 1::bigint, told FROM done$ \
+             UNION ALL {look} WHERE NOT EXISTS (SELECT FROM done$ d WHERE d.i = w.i)",
             wanted = self.wanted(true),
             order = order.join(", "),
             lock = DB::LOCKED,
@@ -369,7 +369,7 @@ impl Parts {
     fn look<DB: Backend>(&self) -> String {
         format!(
             "SELECT w.i, CASE WHEN t.{} IS NULL THEN -1::bigint ELSE 0 END, {} \
-             FROM want w LEFT JOIN {} t ON {}",
+             FROM want$ w LEFT JOIN {} t ON {}",
             self.keys[0],
             DB::read(&format!("t.{}", self.version), self.kind),
             self.table,

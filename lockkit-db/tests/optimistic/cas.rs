@@ -37,6 +37,29 @@ on_both! {
 }
 
 on_both! {
+    // Mutant: O20
+    async fn a_table_may_be_called_as_parts_of_the_statements_are(scene: 1) {
+        for name in ["done", "want", "held", "t", "w", "told", "select"] {
+            let create = format!("DROP TABLE IF EXISTS t; \
+                 CREATE TABLE \"{name}\" (id BIGINT PRIMARY KEY, i BIGINT, told BIGINT NOT NULL)");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&scene.pool).await.unwrap();
+            let described = Table::describe(name).key("id").columns(["i"]);
+            let table = described.version("told").build().unwrap();
+            let first = table.insert(&scene.pool, 7_i64, 1_i64).await.unwrap().unwrap();
+            let changed = table.cas(&scene.pool, 7_i64, first, 2_i64).await.unwrap();
+            assert_eq!(changed, Outcome::Updated { version: version(2) }, "{name}");
+            let late = table.cas(&scene.pool, 7_i64, first, 3_i64).await.unwrap();
+            assert_eq!(late, Outcome::Conflict { current: version(2) }, "{name}");
+            let rows = [(7_i64, version(2), 3_i64), (8, version(1), 3)];
+            let batch = table.batch_cas(&scene.pool, &rows).await.unwrap();
+            assert_eq!(batch.outcomes(), [Outcome::Updated { version: version(3) }, Outcome::NotFound], "{name}");
+            let gone = table.delete(&scene.pool, 7_i64, version(3)).await.unwrap();
+            assert_eq!(gone, Deleted::Deleted, "{name}");
+        }
+    }
+}
+
+on_both! {
     // Mutant: A10
     async fn a_missing_row_is_no_conflict(scene: 1) {
         with_tables!(scene);
