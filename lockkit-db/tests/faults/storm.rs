@@ -95,12 +95,12 @@ impl Storm {
         told(result)
     }
 
-    /// Does the work while sessions are killed: its history, and how many were.
+    /// Does the work while sessions are killed: its history, and how many were, of those that were at work.
     async fn around<T>(&self, work: impl Future<Output = T>) -> (T, u64) {
         let over = AtomicBool::new(false);
         let killer = async {
             let mut session = self.scene.database.connect().await;
-            let mut kills = 0;
+            let (mut kills, mut at_work) = (0, 0);
             // Not dropped half-way, or its last victim would be somebody who comes after the storm.
             while !over.load(Ordering::SeqCst) {
                 if self.calls.load(Ordering::SeqCst) < kills * KILL_AFTER {
@@ -108,17 +108,21 @@ impl Storm {
                     continue;
                 }
                 // Those at work first, as an idle one is nobody's.
-                let killed = sqlx::query(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                let killed: Option<(bool, bool)> = sqlx::query_as(
+                    "SELECT coalesce(state, 'idle') <> 'idle', pg_terminate_backend(pid) \
+                     FROM pg_stat_activity \
                      WHERE datname = current_database() AND pid <> pg_backend_pid() \
-                     ORDER BY state = 'idle', random() LIMIT 1",
+                     ORDER BY 1 DESC, random() LIMIT 1",
                 )
-                .fetch_all(&mut session)
+                .fetch_optional(&mut session)
                 .await
                 .unwrap();
-                kills += killed.len() as u64;
+                if let Some((busy, true)) = killed {
+                    kills += 1;
+                    at_work += u64::from(busy);
+                }
             }
-            kills
+            at_work
         };
         let work = async {
             let done = work.await;
