@@ -21,6 +21,7 @@
 //! A transaction of unknown outcome is committed if an element of it is in a list at the end. Else it is left
 //! out, as one that has failed, whose elements nobody may see.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 
@@ -50,13 +51,14 @@ pub type Transaction = Operation<Vec<Step>, Vec<Vec<u64>>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Anomaly {
-    /// An acknowledged append is not in the list at the end.
+    /// An append of a committed transaction is not in the list at the end.
     Lost,
     /// An element is in a list more than once at the end.
     Twice,
     /// A list was read with an element that nobody has appended to it.
     OutOfNowhere,
-    /// A transaction does not see what it has itself appended before, or sees what it appends later.
+    /// A transaction does not see what it has itself appended before, or sees what it appends later, or two of its
+    /// appends are in the list the wrong way round.
     Internal,
     /// A list was read that is no beginning of what it is at the end: what was seen was undone.
     Undone,
@@ -72,6 +74,9 @@ pub enum Anomaly {
     LostUpdate,
     /// G-single: a circle with one read-write dependency, such as a skewed read.
     SingleAntiDependency,
+    /// A circle with several read-write dependencies, of which none follows another at once, such as two readers
+    /// who see two changes in different orders: snapshots have an order, so it cannot be on them.
+    ScatteredAntiDependencies,
     /// G2: a circle with several read-write dependencies, such as a skewed write.
     AntiDependencies,
 }
@@ -81,7 +86,8 @@ pub enum Anomaly {
 pub enum Level {
     /// Adya's PL-2: no G0, no G1.
     ReadCommitted,
-    /// Snapshot isolation, PostgreSQL's REPEATABLE READ: no lost update and no G-single either.
+    /// Snapshot isolation, PostgreSQL's REPEATABLE READ: no lost update and no G-single either, and of G2 only
+    /// circles in which one read-write dependency follows another.
     Snapshot,
     /// No anomaly at all.
     Serializable,
@@ -92,7 +98,9 @@ impl Level {
     #[must_use]
     pub fn allows(self, anomaly: Anomaly) -> bool {
         match anomaly {
-            Anomaly::LostUpdate | Anomaly::SingleAntiDependency => self <= Self::ReadCommitted,
+            Anomaly::LostUpdate
+            | Anomaly::SingleAntiDependency
+            | Anomaly::ScatteredAntiDependencies => self <= Self::ReadCommitted,
             Anomaly::AntiDependencies => self <= Self::Snapshot,
             _ => false,
         }
@@ -197,12 +205,14 @@ pub fn check(transactions: &[Transaction], end: &BTreeMap<u64, Vec<u64>>) -> Rep
 #[derive(Clone, Copy)]
 struct Writer {
     transaction: usize,
+    /// By which of its steps.
+    step: usize,
     key: u64,
     /// Whether it is the transaction's last one to that list.
     last: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Kind {
     WriteWrite,
     WriteRead,
@@ -215,6 +225,8 @@ struct Past<'a> {
     writers: HashMap<u64, Writer>,
     /// To whom from each, and how.
     graph: Vec<Vec<(usize, Kind)>>,
+    /// From whom to whom, and how: each once in the graph, however many have read what one has written.
+    known: HashSet<(usize, usize, Kind)>,
     /// Who has read which version of which list and then appended to it.
     read_and_written: BTreeMap<(u64, usize), Vec<usize>>,
     report: Report,
@@ -225,11 +237,12 @@ impl<'a> Past<'a> {
         let mut writers = HashMap::new();
         for (transaction, operation) in transactions.iter().enumerate() {
             let mut later = HashSet::new();
-            for step in operation.op.iter().rev() {
-                if let &Step::Append { key, element } = step {
+            for (step, did) in operation.op.iter().enumerate().rev() {
+                if let &Step::Append { key, element } = did {
                     let last = later.insert(key);
                     let writer = Writer {
                         transaction,
+                        step,
                         key,
                         last,
                     };
@@ -243,6 +256,7 @@ impl<'a> Past<'a> {
             end,
             writers,
             graph: vec![Vec::new(); transactions.len()],
+            known: HashSet::new(),
             read_and_written: BTreeMap::new(),
             report: Report::default(),
         }
@@ -258,7 +272,7 @@ impl<'a> Past<'a> {
     }
 
     fn edge(&mut self, from: usize, to: usize, kind: Kind) {
-        if from != to && !self.graph[from].contains(&(to, kind)) {
+        if from != to && self.known.insert((from, to, kind)) {
             self.graph[from].push((to, kind));
             self.report.edges += 1;
         }
@@ -268,7 +282,7 @@ impl<'a> Past<'a> {
     fn judge_end(&mut self) {
         let mut present = HashSet::new();
         for (&key, list) in self.end {
-            let mut before = None;
+            let mut before: Option<Writer> = None;
             for &element in list {
                 let writer = self.writers.get(&element).copied();
                 let Some(writer) = writer.filter(|writer| writer.key == key) else {
@@ -282,23 +296,28 @@ impl<'a> Past<'a> {
                 if self.failed(by) {
                     self.report.found(Anomaly::AbortedRead, vec![self.id(by)]);
                 }
-                if let Some(before) = before.replace(by) {
-                    self.edge(before, by, Kind::WriteWrite);
+                if let Some(before) = before.replace(writer) {
+                    self.edge(before.transaction, by, Kind::WriteWrite);
+                    if before.transaction == by && before.step > writer.step {
+                        self.report.found(Anomaly::Internal, vec![self.id(by)]);
+                    }
                 }
             }
         }
         for transaction in self.transactions {
-            let mut appends = transaction.op.iter().filter_map(|step| match step {
+            let appends = transaction.op.iter().filter_map(|step| match step {
                 Step::Append { element, .. } => Some(element),
                 Step::Read { .. } => None,
             });
             let acknowledged = matches!(transaction.outcome, Outcome::Done(_));
-            if acknowledged && appends.clone().any(|element| !present.contains(element)) {
+            let found_out = transaction.outcome == Outcome::Unknown
+                && appends.clone().any(|element| present.contains(element));
+            let committed = acknowledged || found_out;
+            self.report.committed += usize::from(committed);
+            // What was found out by one append was to make all of them.
+            if committed && appends.clone().any(|element| !present.contains(element)) {
                 self.report.found(Anomaly::Lost, vec![transaction.id]);
             }
-            let found_out = transaction.outcome == Outcome::Unknown
-                && appends.any(|element| present.contains(element));
-            self.report.committed += usize::from(acknowledged || found_out);
         }
     }
 
@@ -385,24 +404,21 @@ impl<'a> Past<'a> {
                 self.report.found(Anomaly::LostUpdate, readers);
             }
         }
-        // Each with the edge that closes the circle, and the most of what may lead back.
+        // Each with the edge that closes the circle, and what may lead back.
         let classes = [
-            (Anomaly::DirtyWrite, Kind::WriteWrite, Kind::WriteWrite),
+            (Anomaly::DirtyWrite, Kind::WriteWrite, Back::WRITES),
+            (Anomaly::CircularInformation, Kind::WriteRead, Back::READS),
+            (Anomaly::SingleAntiDependency, Kind::ReadWrite, Back::READS),
             (
-                Anomaly::CircularInformation,
-                Kind::WriteRead,
-                Kind::WriteRead,
-            ),
-            (
-                Anomaly::SingleAntiDependency,
+                Anomaly::ScatteredAntiDependencies,
                 Kind::ReadWrite,
-                Kind::WriteRead,
+                Back::SCATTERED,
             ),
-            (Anomaly::AntiDependencies, Kind::ReadWrite, Kind::ReadWrite),
+            (Anomaly::AntiDependencies, Kind::ReadWrite, Back::ANY),
         ];
         let mut in_circles = Vec::new();
         for (anomaly, closing, back) in classes {
-            let knots = knots(&self.graph, closing.max(back));
+            let knots = knots(&self.graph, closing.max(back.most));
             // Something graver was found in these.
             let mut done: HashSet<usize> = in_circles.iter().map(|&at: &usize| knots[at]).collect();
             for from in 0..self.graph.len() {
@@ -476,31 +492,66 @@ fn knots(graph: &[Vec<(usize, Kind)>], most: Kind) -> Vec<usize> {
     knots
 }
 
-/// A shortest way from one to another within their knot, by edges up to this kind.
+/// Which edges may lead back to where a circle began.
+#[derive(Clone, Copy)]
+struct Back {
+    /// Up to this kind.
+    most: Kind,
+    /// Whether read-write edges stand apart: neither at the ends of the way, as one closes the circle, nor one
+    /// after another.
+    scattered: bool,
+}
+
+impl Back {
+    const WRITES: Self = Self::up_to(Kind::WriteWrite);
+    const READS: Self = Self::up_to(Kind::WriteRead);
+    const ANY: Self = Self::up_to(Kind::ReadWrite);
+    const SCATTERED: Self = Self {
+        most: Kind::ReadWrite,
+        scattered: true,
+    };
+
+    const fn up_to(most: Kind) -> Self {
+        Self {
+            most,
+            scattered: false,
+        }
+    }
+}
+
+/// A shortest way from one to another within their knot. A scattered one may come by twice.
 fn way(
     graph: &[Vec<(usize, Kind)>],
     knots: &[usize],
     from: usize,
     to: usize,
-    most: Kind,
+    back: Back,
 ) -> Option<Vec<usize>> {
-    let mut came_from = HashMap::from([(from, from)]);
-    let mut next = VecDeque::from([from]);
-    while let Some(at) = next.pop_front() {
-        if at == to {
+    // A place is a transaction, and whether it was come to by an edge after which no read-write edge may be.
+    let start = (from, back.scattered);
+    let mut came_from = HashMap::from([(start, start)]);
+    let mut next = VecDeque::from([start]);
+    while let Some(place) = next.pop_front() {
+        let (at, barred) = place;
+        if at == to && !(barred && back.scattered) {
             let mut way = vec![at];
-            let mut at = at;
-            while at != from {
-                at = came_from[&at];
-                way.push(at);
+            let mut place = place;
+            while place != start {
+                place = came_from[&place];
+                way.push(place.0);
             }
             way.reverse();
             return Some(way);
         }
         for &(to, kind) in &graph[at] {
-            if kind <= most && knots[to] == knots[from] && !came_from.contains_key(&to) {
-                came_from.insert(to, at);
-                next.push_back(to);
+            let read_write = kind == Kind::ReadWrite;
+            if kind > back.most || (barred && read_write) || knots[to] != knots[from] {
+                continue;
+            }
+            let other = (to, back.scattered && read_write);
+            if let Entry::Vacant(unseen) = came_from.entry(other) {
+                unseen.insert(place);
+                next.push_back(other);
             }
         }
     }

@@ -84,6 +84,7 @@ fn an_element_of_nobody_or_of_another_list_is_out_of_nowhere() {
     assert_eq!(found, [Anomaly::OutOfNowhere, Anomaly::Undone]);
 }
 
+// Mutant: K69 the order of a transaction's own appends is not looked at.
 #[test]
 fn a_transaction_sees_its_own_appends_and_not_its_later_ones() {
     let blind: &[Did] = &[Append(1, 10), Read(1, vec![])];
@@ -97,6 +98,8 @@ fn a_transaction_sees_its_own_appends_and_not_its_later_ones() {
         Read(1, vec![10, 11]),
     ];
     assert_eq!(anomalies(&[own], &[(1, &[10, 11])]), []);
+    let blind: &[Did] = &[Append(1, 10), Append(1, 11)];
+    assert_eq!(anomalies(&[blind], &[(1, &[11, 10])]), [Anomaly::Internal]);
 }
 
 // Mutant: K61 a read is compared with the end without its own appends.
@@ -203,8 +206,9 @@ fn g2_two_write_past_each_other() {
     assert!(report.holds(Level::Snapshot) && !report.holds(Level::Serializable));
 }
 
+// Mutants: K66 read-write edges may follow one another in a scattered circle. K67 without scattered circles.
 #[test]
-fn g2_the_readers_of_a_long_fork() {
+fn the_readers_of_a_long_fork_have_no_snapshots() {
     let of: &[&[Did]] = &[
         &[Append(1, 10)],
         &[Append(2, 20)],
@@ -213,11 +217,23 @@ fn g2_the_readers_of_a_long_fork() {
     ];
     let end: &[(u64, &[u64])] = &[(1, &[10]), (2, &[20])];
     let report = judged(&transactions(of), end);
-    assert_eq!(
-        report.anomalies[&Anomaly::AntiDependencies][0].len(),
-        4,
-        "{report}"
-    );
+    let found = &report.anomalies[&Anomaly::ScatteredAntiDependencies];
+    assert_eq!(found[0].len(), 4, "{report}");
+    assert!(report.holds(Level::ReadCommitted) && !report.holds(Level::Snapshot));
+}
+
+/// The reader sees the later one of two that could not both be before it; each of the three has a snapshot.
+#[test]
+fn g2_somebody_who_only_reads_sees_what_is_in_no_order() {
+    let of: &[&[Did]] = &[
+        &[Read(1, vec![]), Append(2, 20)],
+        &[Append(1, 10)],
+        &[Read(1, vec![10]), Read(2, vec![])],
+    ];
+    let end: &[(u64, &[u64])] = &[(1, &[10]), (2, &[20])];
+    let report = judged(&transactions(of), end);
+    assert!(report.has(Anomaly::AntiDependencies), "{report}");
+    assert!(report.holds(Level::Snapshot), "{report}");
 }
 
 // Mutant: K63 unknown ones are counted if their elements are not there.
@@ -236,6 +252,17 @@ fn an_unknown_transaction_counts_if_its_elements_are_there() {
     let report = judged(&[unknown, skewed], &[(1, &[10]), (2, &[20])]);
     assert_eq!(report.committed, 2);
     assert!(report.has(Anomaly::SingleAntiDependency), "{report}");
+}
+
+// Mutant: K68 of an unknown transaction any part may be missing.
+#[test]
+fn an_unknown_transaction_is_there_as_a_whole_or_not_at_all() {
+    let unknown = ended(
+        transaction(0, &[Append(1, 10), Append(2, 20)]),
+        Outcome::Unknown,
+    );
+    let report = judged(&[unknown], &[(1, &[10]), (2, &[])]);
+    assert!(report.has(Anomaly::Lost), "{report}");
 }
 
 // Mutant: K62 circles in knots with graver ones are shown as well.
@@ -328,5 +355,108 @@ proptest! {
         transactions.push(transaction(number + 1, &reader));
         let report = check(&transactions, &end);
         prop_assert!(report.has(Anomaly::SingleAntiDependency), "{report}");
+    }
+
+    /// Each sees the lists as they were some commits ago, and is refused if one that it appends to has changed
+    /// since.
+    #[test]
+    fn what_ran_on_snapshots_has_none_that_they_do_not_allow(
+        plans in prop::collection::vec((prop::collection::vec((any::<bool>(), 0..4_u64), 1..5), 0..5_usize), 0..40),
+    ) {
+        let mut commits = vec![BTreeMap::<u64, Vec<u64>>::new()];
+        let mut element = 0;
+        let mut all = Vec::new();
+        for (number, (plan, age)) in plans.iter().enumerate() {
+            let snapshot = &commits[commits.len() - 1 - age.min(&(commits.len() - 1))];
+            let last = &commits[commits.len() - 1];
+            let mut lists = snapshot.clone();
+            let mut next = last.clone();
+            let mut did = Vec::new();
+            let mut conflict = false;
+            for &(append, key) in plan {
+                if append {
+                    element += 1;
+                    conflict |= last.get(&key) != snapshot.get(&key);
+                    lists.entry(key).or_default().push(element);
+                    next.entry(key).or_default().push(element);
+                    did.push(Append(key, element));
+                } else {
+                    did.push(Read(key, lists.get(&key).cloned().unwrap_or_default()));
+                }
+            }
+            let transaction = transaction(number, &did);
+            if conflict {
+                all.push(ended(transaction, Outcome::NotDone));
+            } else {
+                all.push(transaction);
+                commits.push(next);
+            }
+        }
+        let report = check(&all, commits.last().unwrap());
+        prop_assert!(report.holds(Level::Snapshot), "{report}");
+    }
+}
+
+/// Whether they can have run in this order.
+fn explains(order: &[&Vec<Did>], end: &BTreeMap<u64, Vec<u64>>) -> bool {
+    let mut lists: BTreeMap<u64, Vec<u64>> = end.keys().map(|&key| (key, Vec::new())).collect();
+    for did in order.iter().flat_map(|did| did.iter()) {
+        match did {
+            Append(key, element) => lists.get_mut(key).unwrap().push(*element),
+            Read(key, seen) if lists[key] != *seen => return false,
+            Read(..) => {}
+        }
+    }
+    lists == *end
+}
+
+/// Whether they can have run in some order, of all that there are.
+fn is_serial<'a>(
+    done: &mut Vec<&'a Vec<Did>>,
+    left: &[&'a Vec<Did>],
+    end: &BTreeMap<u64, Vec<u64>>,
+) -> bool {
+    if left.is_empty() {
+        return explains(done, end);
+    }
+    (0..left.len()).any(|at| {
+        let mut rest = left.to_vec();
+        done.push(rest.remove(at));
+        let serial = is_serial(done, &rest, end);
+        done.pop();
+        serial
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The lists have any order of appends, and reads see any beginning of them.
+    #[test]
+    fn a_history_has_no_anomaly_if_and_only_if_an_order_explains_it(
+        plans in prop::collection::vec(prop::collection::vec((any::<bool>(), 0..2_u64, 0..4_usize), 1..4), 1..5),
+    ) {
+        let mut end = BTreeMap::from([(0, Vec::new()), (1, Vec::new())]);
+        let mut element = 0;
+        for (key, place) in plans.iter().flatten().filter(|step| step.0).map(|step| (step.1, step.2)) {
+            element += 1;
+            let list: &mut Vec<u64> = end.get_mut(&key).unwrap();
+            // Mostly at the end.
+            list.insert(list.len() - list.len().min(place / 3), element);
+        }
+        let mut element = 0;
+        let did: Vec<Vec<Did>> = plans.iter().map(|plan| {
+            plan.iter().map(|&(append, key, seen)| {
+                if append {
+                    element += 1;
+                    return Append(key, element);
+                }
+                Read(key, end[&key].iter().take(seen).copied().collect())
+            }).collect()
+        }).collect();
+        let all: Vec<_> = did.iter().enumerate().map(|(number, did)| transaction(number, did)).collect();
+        let report = check(&all, &end);
+        let left: Vec<_> = did.iter().collect();
+        prop_assert_eq!(report.anomalies.is_empty(), is_serial(&mut Vec::new(), &left, &end), "{}", report);
     }
 }
