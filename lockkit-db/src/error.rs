@@ -139,6 +139,13 @@ pub enum Error {
         /// What was shown.
         fence: lockkit_core::Fence,
     },
+    /// A job is not the caller's any more: its lease is over, somebody else has claimed it, or it was settled.
+    /// What was to be committed with it is to be rolled back.
+    #[error("the job of {table} is not held any more")]
+    JobLost {
+        /// The table.
+        table: String,
+    },
     /// There is no row of that key.
     #[error("{table} has no row of that key")]
     NotFound {

@@ -7,6 +7,7 @@
 //! | to keep the jobs in PostgreSQL | `queue::PostgresStore` | `queue`, `postgres` |
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
+//! | to claim jobs in a table of your own | `own_table` | `postgres` or `sqlite` |
 //! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |
 //! | that for the fields of a struct | `#[derive(Versioned)]` | `derive`, and `postgres` or `sqlite` |
 //! | that a holder of a lock who has slept through its end writes nothing any more | `fenced` | `postgres` or `sqlite` |
@@ -70,6 +71,8 @@ mod error;
 pub mod fenced;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod optimistic;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod own_table;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod pessimistic;
 #[cfg(feature = "queue")]

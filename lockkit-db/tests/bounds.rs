@@ -3,6 +3,7 @@
 use lockkit_core::Fence;
 use lockkit_db::cas::{Loaded, Table, Version};
 use lockkit_db::fenced::FencedRows;
+use lockkit_db::own_table::{Claim, HeldJob, JobTable, LeasedJob, LeasedJobs, Settlement};
 use lockkit_db::sqlx::{PgPool, Pool, Postgres, Sqlite};
 use lockkit_db::transaction::{Class, Outcome, Retry, Savepoint, Tx, TxOptions, Watch, outcome};
 use lockkit_db::{Blocker, Error, Receipt};
@@ -82,6 +83,48 @@ fn what_is_done_on_a_held_connection_can_be_spawned() {
                         .cas(&mut *tx, 7, version, row.map_or(0, |row| row.value))
                         .await?;
                     tx.commit().await
+                })
+                .await
+                .expect("it does not panic")
+            }
+            let _ = $calls;
+        };
+    }
+    calls!(on_postgres, Postgres);
+    calls!(on_sqlite, Sqlite);
+}
+
+#[test]
+fn what_is_claimed_can_be_sent_and_its_words_spawned() {
+    is_send::<HeldJob<Postgres, i64>>();
+    is_sync::<HeldJob<Sqlite, i64>>();
+    is_send::<LeasedJob<Postgres, i64>>();
+    is_sync::<LeasedJob<Sqlite, i64>>();
+    is_unpin::<LeasedJob<Postgres, i64>>();
+    is_send::<Claim<String>>();
+    macro_rules! calls {
+        ($calls:ident, $database:ty) => {
+            async fn $calls(
+                pool: Pool<$database>,
+                table: JobTable<$database>,
+                jobs: LeasedJobs<$database>,
+            ) -> Result<(), Error> {
+                tokio::spawn(async move {
+                    table.verify(&pool).await?;
+                    let mut tx = Tx::begin(&pool, &TxOptions::new()).await?;
+                    for job in table.claim_in::<i64>(&mut tx, 1).await? {
+                        let _ = table.done_in(&mut tx, &job).await?;
+                    }
+                    tx.commit().await?;
+                    for mut job in jobs.claim::<i64>(&pool, 1).await? {
+                        let _ = jobs.extend(&pool, &mut job.claim).await?;
+                        let mut tx = Tx::begin(&pool, &TxOptions::new()).await?;
+                        jobs.done_in(&mut tx, &job.claim).await?;
+                        tx.commit().await?;
+                        let settled = jobs.release(&pool, &job.claim).await?;
+                        assert_eq!(settled, Settlement::Stale);
+                    }
+                    Ok(())
                 })
                 .await
                 .expect("it does not panic")

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::cas::dialect::Rows;
+use crate::own_table::dialect::Jobs;
 use crate::transaction::{Isolation, LockWait, TxOptions};
 
 #[cfg(feature = "postgres")]
@@ -16,7 +17,7 @@ pub(crate) mod sqlite;
 /// A database that this crate knows: [`sqlx::Postgres`], [`sqlx::Sqlite`].
 ///
 /// Sealed, so that what a transaction needs of a database can grow.
-pub trait Backend: Dialect + Rows {}
+pub trait Backend: Dialect + Rows + Jobs {}
 
 /// What a transaction needs of a database. Public in name only: the module is private.
 ///

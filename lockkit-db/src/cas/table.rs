@@ -396,6 +396,11 @@ impl Text {
         }
     }
 
+    /// As it is sent, but for the types.
+    pub(crate) fn text(&self) -> &str {
+        self.plain.as_str()
+    }
+
     /// sqlx keeps prepared statements by their text alone. So that one prepared for an `INT4` is not given
     /// eight bytes, or one for an `INT8` those of a `FLOAT8`, the text names the types in a comment.
     fn typed(&self, types: &str) -> SqlStr {
@@ -795,21 +800,15 @@ impl<DB: Backend> Table<DB> {
         arguments: Values<DB>,
         writes: Writes,
     ) -> Result<Vec<DB::Row>, Error> {
-        // Lost within a transaction, all of that is undone, and whoever has begun it hears of it.
-        let alone = DB::TransactionManager::get_transaction_depth(connection) == 0;
-        DB::answer(
-            connection,
-            text.typed(arguments.types()),
-            arguments.into_inner(),
-        )
-        .await
-        .map_err(|error| match DB::fault(&error) {
-            Fault::Description(problem) => self.misfit(problem, Some(error)),
-            Fault::Lost if alone && writes == Writes::Yes => Error::Unknown {
-                source: error.into(),
-            },
-            _ => error.into(),
-        })
+        answer::<DB>(connection, text, arguments, writes)
+            .await
+            .map_err(|(fault, error)| match fault {
+                Fault::Description(problem) => self.misfit(problem, Some(error)),
+                Fault::Lost => Error::Unknown {
+                    source: error.into(),
+                },
+                Fault::Refused => error.into(),
+            })
     }
 
     pub(crate) fn at_most_one(&self, rows: &[DB::Row]) -> Result<(), Error> {
@@ -838,6 +837,23 @@ impl<DB: Backend> Table<DB> {
             source: source.map(Into::into),
         }
     }
+}
+
+/// Runs a statement, and says what its error means: [`Fault::Lost`] only where nobody else hears of that.
+pub(crate) async fn answer<DB: Backend>(
+    connection: &mut DB::Connection,
+    text: &Text,
+    arguments: Values<DB>,
+    writes: Writes,
+) -> Result<Vec<DB::Row>, (Fault, sqlx::Error)> {
+    // Lost within a transaction, all of that is undone, and whoever has begun it hears of it.
+    let alone = DB::TransactionManager::get_transaction_depth(connection) == 0;
+    let text = text.typed(arguments.types());
+    let answer = DB::answer(connection, text, arguments.into_inner()).await;
+    answer.map_err(|error| match DB::fault(&error) {
+        Fault::Lost if !alone || writes == Writes::No => (Fault::Refused, error),
+        fault => (fault, error),
+    })
 }
 
 /// Whether a statement whose answer is lost may have changed something.
