@@ -131,6 +131,15 @@ pub enum Error {
         /// What is claimed.
         mark: lockkit_core::Fence,
     },
+    /// The claim of a job has ended: its lease is over, or it was given back, settled, or claimed anew. Nothing was
+    /// changed; roll back what was done for it.
+    #[error("the claim of job {job} with fence {fence} has ended")]
+    ClaimEnded {
+        /// The job's number.
+        job: i64,
+        /// What was shown.
+        fence: lockkit_core::Fence,
+    },
     /// The fence shown was never claimed, so whatever was read before may be old. Nothing was changed.
     #[error("{resource} was never claimed with fence {fence}")]
     Unclaimed {

@@ -6,6 +6,7 @@
 //! | to keep the jobs in a SQLite file | `queue::SqliteStore` | `queue`, `sqlite` |
 //! | to keep the jobs in PostgreSQL | `queue::PostgresStore` | `queue`, `postgres` |
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
+//! | that a job comes, or ends, with the rest of a transaction | `queue::TransactionalStore`, `queue::Job::ack_in` | `queue`, and a database |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
 //! | to claim jobs in a table of your own | `own_table` | `postgres` or `sqlite` |
 //! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |
@@ -55,7 +56,7 @@
 //! # Not promised
 //!
 //! - That a handler runs once: a worker may die after the work and before the acknowledgement
-//!   is committed. What is once is the acknowledgement.
+//!   is committed. What is once is the acknowledgement, and what is committed with it (`ack_in`).
 //! - Order of completion, with more than one handler at a time.
 //! - That a cancelled call has not happened. Each method says how to find out, or how to send it
 //!   again.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use lockkit_db::queue::{
     Ack, AckBatch, ClaimSpec, JobStore, NewJob, Session, SessionSpec, Settlement, SqliteOptions,
-    SqliteStore, Verdict,
+    SqliteStore, TransactionalStore as _, Verdict,
 };
-use lockkit_db::sqlx::{self, Connection as _, SqliteConnection};
+use lockkit_db::sqlx::{self, Connection as _, SqliteConnection, SqlitePool};
+use lockkit_db::transaction::{Tx, TxOptions};
 use lockkit_test::cancel::{Cut, at_every_poll_async};
 use tempfile::TempDir;
 
@@ -20,6 +21,7 @@ struct Scene {
     store: SqliteStore,
     /// Somebody else, who writes whenever he can.
     other: tokio::sync::Mutex<SqliteConnection>,
+    pool: SqlitePool,
     _folder: TempDir,
 }
 
@@ -36,6 +38,9 @@ impl Scene {
         Self {
             store,
             other: tokio::sync::Mutex::new(other),
+            pool: SqlitePool::connect(&format!("sqlite://{}", path.display()))
+                .await
+                .unwrap(),
             _folder: folder,
         }
     }
@@ -154,6 +159,58 @@ async fn an_exchange_sent_again_is_answered_as_if_nothing_had_happened() {
     )
     .await
     .demand(5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_acknowledges_and_enqueues_does_both_or_neither() {
+    let scene = Scene::new().await;
+    let session = scene.session().await;
+    let job = [NewJob::new("next", vec![])];
+    let held = tokio::sync::Mutex::new(None);
+    let seq = AtomicU64::new(0);
+    let prepare = async || {
+        scene.jobs(1).await;
+        let claim = ClaimSpec::new("q", 1);
+        let exchange = scene.store.exchange(&session, None, Some(&claim)).await;
+        *held.lock().await = exchange.unwrap().claimed.pop();
+    };
+    prepare().await;
+    at_every_poll_async(
+        || async {
+            let ack = Ack::done(held.lock().await.as_ref().unwrap());
+            let mut tx = Tx::begin(&scene.pool, &TxOptions::new()).await?;
+            scene.store.ack_in(&mut tx, &session, &ack).await?;
+            scene.store.enqueue_in(&mut tx, "next", &job).await?;
+            tx.commit().await
+        },
+        async |cut| {
+            scene.is_unlocked().await;
+            // As a worker does whose handler was dropped.
+            let acks = vec![Ack::new(
+                held.lock().await.as_ref().unwrap(),
+                Verdict::Release,
+            )];
+            let seq = seq.fetch_add(1, Ordering::Relaxed) + 1;
+            let batch = AckBatch { seq, acks };
+            let said = scene.store.exchange(&session, Some(&batch), None).await;
+            let committed = said.unwrap().settled[0] == Settlement::Committed;
+            let claim = |queue| ClaimSpec::new(queue, 10);
+            let next = scene
+                .store
+                .exchange(&session, None, Some(&claim("next")))
+                .await;
+            assert_eq!(next.unwrap().claimed.len(), usize::from(committed), "{cut}");
+            let rest = scene
+                .store
+                .exchange(&session, None, Some(&claim("q")))
+                .await;
+            let rest = rest.unwrap().claimed.len();
+            assert_eq!(rest, usize::from(!committed), "{cut}");
+            prepare().await;
+        },
+    )
+    .await
+    .demand(3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

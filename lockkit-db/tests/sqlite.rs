@@ -126,43 +126,6 @@ async fn tables_of_a_newer_version_are_refused() {
     );
 }
 
-#[tokio::test]
-async fn jobs_enqueued_in_a_transaction_come_and_go_with_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("jobs.db");
-    let store = SqliteStore::open(&path).await.unwrap();
-    let mut own = raw(&path).await;
-    sqlx::raw_sql("CREATE TABLE orders (id INTEGER)")
-        .execute(&mut own)
-        .await
-        .unwrap();
-    for commit in [false, true] {
-        let mut transaction = own.begin_with("BEGIN IMMEDIATE").await.unwrap();
-        sqlx::raw_sql("INSERT INTO orders VALUES (1)")
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
-        let ids = SqliteStore::enqueue_in(&mut transaction, "q", &jobs(2))
-            .await
-            .unwrap();
-        assert_eq!(ids.len(), 2);
-        assert_eq!(
-            store.stats().await.unwrap().ready,
-            0,
-            "not before the commit"
-        );
-        if commit {
-            transaction.commit().await.unwrap();
-        } else {
-            transaction.rollback().await.unwrap();
-        }
-        assert_eq!(
-            store.stats().await.unwrap().ready,
-            if commit { 2 } else { 0 }
-        );
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_file_is_waited_for_within_the_patience() {
     // Mutant Q8: the first "database is locked" is passed on.
@@ -314,6 +277,8 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
         plan!("ack_bury"),
         plan!("ack_bury_done"),
         plan!("ack_keep"),
+        plan!("ack_settled"),
+        plan!("ack_in"),
     ] {
         assert!(
             plan.contains("USING INTEGER PRIMARY KEY (rowid=?)"),
@@ -330,6 +295,9 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
     ] {
         assert!(plan.contains("lockkit_job_owner"), "{plan}");
         assert!(!plan.contains("TABLE lockkit_dead"), "{plan}");
+    }
+    for plan in [plan!("reap_settled"), plan!("reap_settled_done")] {
+        assert!(plan.contains("lockkit_job_settled"), "{plan}");
     }
     assert!(plan!("promote").contains("lockkit_job_due"));
     assert!(plan!("ready_probe").contains("lockkit_job_ready"));

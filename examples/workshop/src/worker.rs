@@ -10,10 +10,11 @@ use anyhow::Context as _;
 use clap::Args;
 use lockkit_db::queue::{
     Completion, Handler, HandlerResult, Job, NewJob, Settled, Settlement, SqliteOptions,
-    SqliteStore, Verdict, Worker,
+    SqliteStore, TransactionalStore as _, Verdict, Worker,
 };
 use lockkit_db::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use lockkit_db::sqlx::{ConnectOptions as _, Connection as _};
+use lockkit_db::transaction::Tx;
 use lockkit_test::history::Time;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -232,7 +233,9 @@ impl Puppet {
             .await?;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let jobs = jobs(tasks)?;
-        let ids = SqliteStore::enqueue_in(&mut transaction, &self.config.queue, &jobs).await?;
+        let mut joined = Tx::join(&mut *transaction)?;
+        let queue = &self.config.queue;
+        let ids = self.store.enqueue_in(&mut joined, queue, &jobs).await?;
         say(&Line::Inside(ids.into_iter().map(|id| id.0).collect()));
         self.stand_still();
         transaction.commit().await?;

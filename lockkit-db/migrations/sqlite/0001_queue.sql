@@ -28,7 +28,8 @@ CREATE TABLE lockkit_session (
     busy_us     INTEGER NOT NULL DEFAULT 0,
     last_batch  INTEGER NOT NULL DEFAULT 0,
     -- The answer to the last batch, so that it gets the same when it is sent again: as JSON, its
-    -- length and then the places in it that were refused.
+    -- length and then the places in it, from 1, that were refused, and below zero those that a
+    -- transaction had settled.
     last_answer TEXT NOT NULL DEFAULT '[0]'
 ) STRICT;
 
@@ -52,6 +53,8 @@ CREATE TABLE lockkit_worker (
 --   state 0 ready      claimable, in the order (priority, run_at, id)
 --   state 1 claimed    by session_id, under (id, epoch)
 --   state 2 scheduled  becomes ready when run_at has come
+--   state 3 settled    done, by a transaction of its handler's, under the same (id, epoch): nobody is to do it
+--                      any more, and it is here until it is counted
 -- epoch only ever grows; with the id it is the fence that every later write has to show.
 CREATE TABLE lockkit_job (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -76,6 +79,7 @@ CREATE TABLE lockkit_job (
 CREATE INDEX lockkit_job_ready ON lockkit_job (queue_id, priority, run_at, id) WHERE state = 0;
 CREATE INDEX lockkit_job_owner ON lockkit_job (session_id) WHERE state = 1;
 CREATE INDEX lockkit_job_due   ON lockkit_job (run_at) WHERE state = 2;
+CREATE INDEX lockkit_job_settled ON lockkit_job (session_id) WHERE state = 3;
 
 -- Jobs that ended with a result to keep.
 CREATE TABLE lockkit_done (

@@ -2,13 +2,14 @@
 -- Takes:   $1 session, $2 batch, $3 ids, $4 epochs, $5 busy microseconds (of the acknowledgements, side by side),
 --          $6 to $12 what claim.sql takes as $2 to $8; $7 is 0 if nothing is to be claimed
 -- Returns: first a row about the session (none if it is gone): whether it lives, its last batch before this
---          one, the size of that, and the places, from 1, that are refused, of that one if it was this
---          one; then a row per claimed job, with the columns of claim.sql, in no order
+--          one, the size of that, and the places, from 1, that are refused, and below zero those that a transaction had
+--          settled, of that one if it was this one; then a row per claimed job, with the columns of claim.sql, in no order
 -- Costs:   one probe by primary key and one delete per acknowledgement; claim.sql; one update of the session's tally
 --
 -- A batch that is here again has its number in the tally, finds its answer there, and does nothing.
 -- The state is compared as a sum, which the index of owners cannot serve: the planner would take an old
 -- estimate's word and walk, for each acknowledgement, all that the session holds.
+-- One that a transaction has settled is taken off and counted like any other, once.
 -- For the claim, see claim.sql.
 WITH me AS MATERIALIZED (
     SELECT t.session_id, n.ms, t.last_batch, t.last_size, t.last_stale,
@@ -25,7 +26,7 @@ WITH me AS MATERIALIZED (
     DELETE FROM lockkit_job AS j
     USING me, ack AS a
     WHERE me.is_new AND j.id = a.id
-      AND j.epoch = a.epoch AND j.state + 0 = 1 AND j.session_id = me.session_id
+      AND j.epoch = a.epoch AND j.state + 0 IN (1, 3) AND j.session_id = me.session_id
     RETURNING a.place, a.busy
 ), refused AS MATERIALIZED (
     SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM gone) ORDER BY place) AS places

@@ -1,5 +1,6 @@
 -- Gives back what ended sessions hold: ready again, the attempt counted, or dead if that was the last. Adds the
--- counters of the sessions in $1 to their workers' totals and forgets them.
+-- counters of the sessions in $1, and what transactions have settled for them, to their workers' totals and forgets
+-- them.
 -- Takes:   $1 the ids of reap_lock.sql, in the same transaction
 -- Returns: how many jobs were made ready, and how many buried
 -- Costs:   one probe per session that holds anything, and one write per job that is given back
@@ -42,14 +43,17 @@ WITH RECURSIVE holder (session_id) AS (
     SET state = 0, session_id = NULL, claimed_at = NULL
     FROM orphan AS o
     WHERE j.id = o.id AND NOT o.dies
+), settled AS (
+    DELETE FROM lockkit_job WHERE state = 3 AND session_id = ANY ($1::bigint[]) RETURNING session_id
 ), session AS (
-    DELETE FROM lockkit_session WHERE id = ANY ($1::bigint[]) RETURNING id, worker
+    DELETE FROM lockkit_session WHERE id = ANY ($1) RETURNING id, worker
 ), tally AS (
     DELETE FROM lockkit_tally WHERE session_id = ANY ($1)
     RETURNING session_id, done, retried, dead, released, busy_us
 ), folded AS (
     INSERT INTO lockkit_worker AS w (name, sessions, done, retried, dead, released, busy_us)
-    SELECT s.worker, count(*), sum(t.done), sum(t.retried), sum(t.dead), sum(t.released),
+    SELECT s.worker, count(*),
+           sum(t.done + (SELECT count(*) FROM settled AS d WHERE d.session_id = t.session_id)), sum(t.retried), sum(t.dead), sum(t.released),
            least(sum(t.busy_us), 9223372036854775807)
     FROM session AS s JOIN tally AS t ON t.session_id = s.id
     GROUP BY s.worker

@@ -5,7 +5,8 @@
 -- Costs:   one probe by primary key and one write per acknowledgement, two where a row is filed elsewhere
 --
 -- See exchange.sql for batches that are here again, and for the sum. Of a job that is put back the epoch
--- stays: the next claim raises it.
+-- stays: the next claim raises it. A job that a transaction has settled is done, whatever the verdict. If that
+-- transaction is still open, it is waited for here, and then the row is looked at anew.
 WITH me AS MATERIALIZED (
     SELECT t.session_id, n.ms, s.worker, t.last_batch, t.last_size, t.last_stale,
            lockkit_lives(s.lease_until, n.ms) AS lives,
@@ -18,17 +19,18 @@ WITH me AS MATERIALIZED (
     FROM unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::smallint[], $7::bigint[], $8::text[], $9::bytea[])
         WITH ORDINALITY AS a (id, epoch, busy, verdict, delay, error, result, place)
 ), held AS MATERIALIZED (
-    SELECT a.*, (a.verdict = 2 OR a.verdict = 1 AND j.attempt >= j.max_attempts) AS dies
+    SELECT a.*, j.state = 3 AS settled,
+           j.state = 1 AND (a.verdict = 2 OR a.verdict = 1 AND j.attempt >= j.max_attempts) AS dies
     FROM ack AS a JOIN lockkit_job AS j ON j.id = a.id, me
     WHERE me.is_new
-      AND j.epoch = a.epoch AND j.state + 0 = 1 AND j.session_id = me.session_id
+      AND j.epoch = a.epoch AND j.state + 0 IN (1, 3) AND j.session_id = me.session_id
     FOR UPDATE OF j
 ), gone AS (
     DELETE FROM lockkit_job AS j
     USING held AS h
-    WHERE j.id = h.id AND (h.verdict = 0 OR h.dies)
+    WHERE j.id = h.id AND (h.verdict = 0 OR h.settled OR h.dies)
     RETURNING j.id, j.queue_id, j.kind, j.payload, j.attempt, j.enqueued_at,
-              h.verdict, h.error, h.result, h.busy
+              h.verdict, h.dies, h.error, h.result, h.busy
 ), kept AS (
     INSERT INTO lockkit_done
         (id, queue_id, kind, attempt, worker, enqueued_at, finished_at, busy_us, result)
@@ -43,7 +45,7 @@ WITH me AS MATERIALIZED (
     INSERT INTO lockkit_dead (id, queue_id, kind, payload, attempt, enqueued_at, died_at, error)
     SELECT g.id, g.queue_id, g.kind, g.payload, g.attempt, g.enqueued_at, me.ms, g.error
     FROM gone AS g, me
-    WHERE g.verdict <> 0
+    WHERE g.dies
     ON CONFLICT (id) DO UPDATE
     SET (queue_id, kind, payload, attempt, enqueued_at, died_at, error)
         = (excluded.queue_id, excluded.kind, excluded.payload, excluded.attempt,
@@ -57,9 +59,10 @@ WITH me AS MATERIALIZED (
         claimed_at = NULL,
         error = coalesce(h.error, j.error)
     FROM held AS h, me
-    WHERE j.id = h.id AND h.verdict <> 0 AND NOT h.dies
+    WHERE j.id = h.id AND h.verdict <> 0 AND NOT h.settled AND NOT h.dies
 ), refused AS MATERIALIZED (
-    SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM held) ORDER BY place) AS places
+    SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM held) ORDER BY place)
+           || ARRAY(SELECT -place FROM held WHERE settled AND verdict <> 0) AS places
 ), counted AS (
     UPDATE lockkit_tally AS t
     SET last_batch = $2,
@@ -71,10 +74,10 @@ WITH me AS MATERIALIZED (
         released = t.released + c.released,
         busy_us = least(t.busy_us + c.busy, 9223372036854775807)
     FROM me, refused,
-         (SELECT count(*) FILTER (WHERE verdict = 0) AS done,
-                 count(*) FILTER (WHERE verdict IN (1, 4) AND NOT dies) AS retried,
+         (SELECT count(*) FILTER (WHERE verdict = 0 OR settled) AS done,
+                 count(*) FILTER (WHERE verdict IN (1, 4) AND NOT settled AND NOT dies) AS retried,
                  count(*) FILTER (WHERE dies) AS dead,
-                 count(*) FILTER (WHERE verdict = 3) AS released,
+                 count(*) FILTER (WHERE verdict = 3 AND NOT settled) AS released,
                  coalesce(sum(busy), 0) AS busy
           FROM held) AS c
     WHERE me.is_new AND t.session_id = me.session_id

@@ -5,7 +5,7 @@ FROM (
     SELECT name, sessions, 0 AS live, done, retried, dead, released, busy_us FROM lockkit_worker
     UNION ALL
     SELECT s.worker, 1, lockkit_lives(s.lease_until, n.ms)::integer,
-           t.done, t.retried, t.dead, t.released, t.busy_us
+           t.done + (SELECT count(*) FROM lockkit_job AS j WHERE j.state = 3 AND j.session_id = s.id), t.retried, t.dead, t.released, t.busy_us
     FROM lockkit_now AS n, lockkit_session AS s JOIN lockkit_tally AS t ON t.session_id = s.id) AS w
 GROUP BY name
 ORDER BY name COLLATE "C"

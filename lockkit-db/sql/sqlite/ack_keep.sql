@@ -8,4 +8,4 @@ SELECT j.id, j.queue_id, j.kind, j.attempt, s.worker, j.enqueued_at,
 FROM json_each(?2) AS a
 CROSS JOIN lockkit_job AS j ON j.id = (a.value ->> 0)
 CROSS JOIN lockkit_session AS s ON s.id = j.session_id
-WHERE j.epoch = (a.value ->> 1) AND j.state = 1 AND j.session_id = ?1
+WHERE j.epoch = (a.value ->> 1) AND j.state IN (1, 3) AND j.session_id = ?1

@@ -3,6 +3,9 @@ SELECT name, sum(sessions), sum(live), sum(done), sum(retried), sum(dead), sum(r
 FROM (
     SELECT name, sessions, 0 AS live, done, retried, dead, released, busy_us FROM lockkit_worker
     UNION ALL
-    SELECT worker, 1, id IN (SELECT id FROM lockkit_live_session), done, retried, dead, released, busy_us
+    SELECT worker, 1, id IN (SELECT id FROM lockkit_live_session),
+           done + (SELECT count(*) FROM lockkit_job AS j
+                   WHERE j.state = 3 AND j.session_id = lockkit_session.id),
+           retried, dead, released, busy_us
     FROM lockkit_session)
 GROUP BY name ORDER BY name

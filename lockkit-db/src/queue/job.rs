@@ -323,24 +323,31 @@ pub(crate) fn kept_error(error: &str) -> Cow<'_, str> {
 pub enum Settlement {
     /// It is committed.
     Accepted,
+    /// A transaction in which the job was acknowledged before is committed, so the job is done, and the verdict
+    /// that was offered now is not needed. Told to all verdicts but [`Verdict::Done`], which says the same.
+    Committed,
     /// It was refused and changed nothing: the claim had ended, because the lease was over
     /// or because the job had been claimed anew.
     Stale,
 }
 
-/// The answer to a batch that is here again: of `n` acknowledgements, those at `stale` were refused.
+/// The answer to a batch that is here again: of `n` acknowledgements all were accepted, but for those at `others`:
+/// their places from 1, below zero if a transaction had settled the job.
 pub(crate) fn repeat_answer(
     asked: usize,
     n: usize,
-    stale: &[usize],
+    others: &[i64],
 ) -> Result<Vec<Settlement>, Error> {
     if asked != n {
         let problem = format!("under this number {n} were sent before, and now {asked}");
         return Err(Error::invalid("acks", problem));
     }
     let mut settled = vec![Settlement::Accepted; n];
-    for at in stale {
-        settled[*at] = Settlement::Stale;
+    for place in others {
+        settled[place.unsigned_abs() as usize - 1] = match place {
+            1.. => Settlement::Stale,
+            _ => Settlement::Committed,
+        };
     }
     Ok(settled)
 }

@@ -126,8 +126,8 @@ struct SessionRow {
     lease: i64,
     lease_until: i64,
     counts: WorkerTotals,
-    /// The last batch's number, its length, and the places in it that were refused.
-    last: (u64, usize, Vec<usize>),
+    /// The last batch's number, its length, and the places in it, from 1, that were refused.
+    last: (u64, usize, Vec<i64>),
 }
 
 // === impl MemoryStore ===
@@ -493,7 +493,8 @@ impl Tables {
         }
         let accepted = |ack| self.settle_one(session, ack, now);
         let accepted: Vec<bool> = batch.acks.iter().map(accepted).collect();
-        let stale: Vec<usize> = (0..n).filter(|at| !accepted[*at]).collect();
+        let refused = (1_i64..).zip(accepted).filter(|(_, accepted)| !accepted);
+        let stale: Vec<i64> = refused.map(|(place, _)| place).collect();
         if self.lives(session, now) {
             let row = self.sessions.get_mut(&session).expect("it lives");
             row.last = (batch.seq, n, stale.clone());

@@ -6,14 +6,21 @@
 //!            enqueue, delayed                 due
 //!   ───────────────────────────► scheduled ────────┐
 //!            enqueue                               ▼         claim: epoch + 1, attempt + 1
-//!   ─────────────────────────────────────────► ready ────────────────────────► claimed
-//!                                                ▲                                │
-//!                 released; worker lost; retry   │   done          dead, or no attempt left
-//!                 or snooze (through scheduled)  └───────────┬────────────┬───────┘
-//!                                                            ▼            ▼
-//!                                                     gone, or kept     dead
-//!                                                     with a result
+//!   ─────────────────────────────────────────► ready ────────────────────────► claimed ────────┐
+//!                                                ▲                                │            │ acknowledged in
+//!                 released; worker lost; retry   │   done          dead, or no attempt left    │ a transaction
+//!                 or snooze (through scheduled)  └───────────┬────────────┬───────┘            ▼
+//!                                                            ▼            ▼                 settled
+//!                                                     gone, or kept     dead                   │ counted
+//!                                                     with a result ◄──────────────────────────┘
 //! ```
+//!
+//! | state | what is true | who leaves it |
+//! |---|---|---|
+//! | scheduled | its time has not come | upkeep, once it has |
+//! | ready | anybody may claim it | a claim |
+//! | claimed | one session may write it, by `(id, epoch)`, while its lease lasts | an acknowledgement of that session; a transaction in which it acknowledges; upkeep, when the session has ended |
+//! | settled | it is done, with what else its transaction did; nobody will do it again | whatever is said of the claim next, which counts it; upkeep, when the session has ended |
 //!
 //! A claim is made under a session: the lease of one run of a worker, which heartbeats extend.
 //! What ends a claim shows the job's id and the claim's epoch; the store accepts it only while
@@ -35,6 +42,8 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod transactional;
 mod worker;
 
 pub use job::{
@@ -50,6 +59,8 @@ pub use store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, MAX_LEASE,
     MIN_LEASE, QueueStats, Renewal, Session, SessionSpec, Upkeep, WorkerTotals,
 };
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use transactional::{JobDatabase, TransactionalStore};
 pub use worker::{
     Completion, Handler, HandlerResult, Job, Settled, Worker, WorkerBuilder, WorkerStats,
 };

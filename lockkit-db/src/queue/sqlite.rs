@@ -3,23 +3,26 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockkit_core::Fence;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{Row, Sqlite};
 
 use super::job::{check_batch, check_enqueue, kept_error, repeat_answer, seq_must_grow, unix_ms};
 use super::store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
     Session, SessionSpec, Upkeep, WorkerTotals,
 };
+use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
 use super::{Ack, ClaimedJob, JobId, NewJob, Schedule, Settlement, Verdict};
 use crate::Error;
 use crate::backend::sqlite::file::{
-    Migration, Slot, Turn, check_file, check_version, classify, connect_options, file_error,
-    in_turn, migrate, sqlite_version,
+    Migration, Slot, Turn, check_file, check_version, connect_options, file_error, in_turn,
+    migrate, sqlite_version,
 };
+use crate::transaction::Tx;
 
 macro_rules! sql {
     ($name:literal) => {
@@ -108,7 +111,7 @@ pub struct SqliteStore {
     heart: Slot,
     reader: Slot,
     /// Rung when this process has put jobs in.
-    enqueued: tokio::sync::Notify,
+    enqueued: Arc<tokio::sync::Notify>,
 }
 
 /// While this lives, its [`SqliteStore`] begins no write transaction.
@@ -159,31 +162,8 @@ impl SqliteStore {
             // A heartbeat that a power cut undoes has only made the lease shorter.
             heart: slot(SqliteSynchronous::Normal, false),
             reader: slot(SqliteSynchronous::Normal, false),
-            enqueued: tokio::sync::Notify::new(),
+            enqueued: Arc::default(),
         })
-    }
-
-    /// Puts jobs in as part of the caller's own transaction, on the same file as a store's: they
-    /// are there when it commits.
-    ///
-    /// Cost: a statement per job. Workers see them by polling, those of this process too.
-    ///
-    /// # Errors
-    ///
-    /// As [`JobStore::enqueue`]; the caller rolls back.
-    ///
-    /// # Cancel safety
-    ///
-    /// As the transaction's: the caller rolls back.
-    pub async fn enqueue_in(
-        transaction: &mut Transaction<'_, Sqlite>,
-        queue: &str,
-        jobs: &[NewJob],
-    ) -> Result<Vec<JobId>, Error> {
-        check_enqueue(queue, jobs)?;
-        insert(transaction, queue, jobs)
-            .await
-            .map_err(|e| classify(e, false))
     }
 
     /// Waits until no write transaction of this store is open, and lets none begin.
@@ -449,6 +429,50 @@ impl JobStore for SqliteStore {
     }
 }
 
+impl TransactionalStore for SqliteStore {
+    type Database = Sqlite;
+
+    async fn enqueue_in(
+        &self,
+        tx: &mut Tx<'_, Sqlite>,
+        queue: &str,
+        jobs: &[NewJob],
+    ) -> Result<Vec<JobId>, Error> {
+        check_enqueue(queue, jobs)?;
+        let inserted = insert(tx.connection(), queue, jobs).await;
+        let ids = inserted.map_err(|error| tx.explain(error))?;
+        if !tx.is_joined() {
+            let enqueued = Arc::clone(&self.enqueued);
+            tx.on_commit(move || enqueued.notify_waiters())?;
+        }
+        Ok(ids)
+    }
+}
+
+impl JobDatabase for Sqlite {}
+
+impl Settle for Sqlite {
+    async fn settle(
+        connection: &mut SqliteConnection,
+        done: Done<'_>,
+    ) -> Result<bool, sqlx::Error> {
+        let (id, epoch) = (done.id.0, done.epoch.as_i64());
+        let settle = sqlx::query(sql!("ack_in"))
+            .bind(done.session)
+            .bind(id)
+            .bind(epoch);
+        if settle.fetch_optional(&mut *connection).await?.is_none() {
+            return Ok(false);
+        }
+        if let Some(result) = done.result {
+            let kept = format!("[[{id},{epoch},\"{}\",{}]]", Hex(result), done.busy_us);
+            let keep = sqlx::query(sql!("ack_keep")).bind(done.session).bind(kept);
+            keep.execute(connection).await?;
+        }
+        Ok(true)
+    }
+}
+
 // === the statements ===
 
 async fn insert(
@@ -636,9 +660,9 @@ async fn settle(
     let last_seq = last_seq as u64;
     if *seq == last_seq {
         // It is here for the second time: the same answer, and nothing is done.
-        let answer: Vec<usize> =
+        let answer: Vec<i64> =
             serde_json::from_str(last.get(2)).map_err(|e| sqlx::Error::Decode(e.into()))?;
-        return Ok(repeat_answer(acks.len(), answer[0], &answer[1..]));
+        return Ok(repeat_answer(acks.len(), answer[0] as usize, &answer[1..]));
     }
     if !lives {
         return Ok(Ok(vec![Settlement::Stale; acks.len()]));
@@ -658,8 +682,10 @@ async fn settle(
         prepared.done.as_ref(),
     )
     .await?;
-    let (mut buried, mut requeued) = (HashSet::new(), HashSet::new());
+    let (mut committed, mut buried, mut requeued) =
+        (HashSet::new(), HashSet::new(), HashSet::new());
     if let Some(back) = &prepared.back {
+        committed = accepted(connection, sql!("ack_settled"), session, Some(back)).await?;
         let bury = sqlx::query(sql!("ack_bury")).bind(session.id).bind(back);
         bury.execute(&mut *connection).await?;
         buried = accepted(connection, sql!("ack_bury_done"), session, Some(back)).await?;
@@ -667,24 +693,30 @@ async fn settle(
     }
 
     let mut settled = Vec::with_capacity(acks.len());
-    let mut answer = vec![acks.len()];
+    let mut answer = vec![acks.len() as i64];
     let (mut released, mut busy) = (0, Duration::ZERO);
-    for (at, ack) in acks.iter().enumerate() {
+    for (place, ack) in (1..).zip(acks) {
         let claim = (ack.id.0, ack.epoch.as_i64());
-        if done.contains(&claim) || buried.contains(&claim) || requeued.contains(&claim) {
-            settled.push(Settlement::Accepted);
+        let settlement = if committed.contains(&claim) {
+            answer.push(-place);
+            Settlement::Committed
+        } else if done.contains(&claim) || buried.contains(&claim) || requeued.contains(&claim) {
             released += i64::from(ack.verdict == Verdict::Release);
-            busy = busy.saturating_add(ack.busy);
+            Settlement::Accepted
         } else {
-            settled.push(Settlement::Stale);
-            answer.push(at);
+            answer.push(place);
+            Settlement::Stale
+        };
+        if settlement != Settlement::Stale {
+            busy = busy.saturating_add(ack.busy);
         }
+        settled.push(settlement);
     }
     sqlx::query(sql!("session_count"))
         .bind(session.id)
         .bind(*seq as i64)
         .bind(serde_json::to_string(&answer).expect("numbers are valid JSON"))
-        .bind(done.len() as i64)
+        .bind((done.len() + committed.len()) as i64)
         .bind(requeued.len() as i64 - released)
         .bind(buried.len() as i64)
         .bind(released)
@@ -715,12 +747,14 @@ async fn accepted(
 /// Gives back what ended sessions hold, and adds their counters up. All of it, for it is no more
 /// than what workers had in hand.
 async fn reap(connection: &mut SqliteConnection) -> Result<(u64, u64), sqlx::Error> {
-    let mut rows = [0; 6];
+    let mut rows = [0; 8];
     let steps = [
         sql!("reap_end"),
         sql!("reap_bury"),
         sql!("reap_bury_done"),
         sql!("reap_requeue"),
+        sql!("reap_settled"),
+        sql!("reap_settled_done"),
         sql!("reap_fold"),
         sql!("reap_forget"),
     ];

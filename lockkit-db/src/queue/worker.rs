@@ -11,6 +11,7 @@ use futures::FutureExt as _;
 use lockkit_core::Fence;
 use lockkit_core::retry::Backoff;
 use lockkit_core::sync::Mutex;
+use lockkit_core::sync::atomic::{AtomicBool, Ordering};
 use lockkit_pool::WorkerPool;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -20,8 +21,12 @@ use super::claims::{Claims, Held, Limits, Look, Started};
 use super::job::{MAX_DELAY, MAX_ERROR, check_batch, check_name};
 use super::lease::SessionLease;
 use super::store::{ClaimSpec, JobStore, Renewal, Session, SessionSpec};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use super::transactional::{Done, JobDatabase};
 use super::{Ack, ClaimedJob, Settlement, Verdict};
 use crate::error::{Cause, Error, chain_of_causes};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::transaction::Tx;
 
 /// A batch is cut where its results are larger than this together.
 const BATCH_BYTES: usize = 8 << 20;
@@ -31,6 +36,9 @@ const MAX_FLUSH: Duration = Duration::from_hours(1);
 
 /// An exchange without an answer is waited for this long, or for two leases if they are longer.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(20);
+
+/// The failure of a job that its handler took for done.
+const NOT_COMMITTED: &str = "the transaction in which the job was acknowledged is not committed";
 
 /// A session is given up when the store has failed this many exchanges in a row.
 const MOST_FAILURES: u32 = 5;
@@ -124,6 +132,15 @@ pub enum Completion {
 pub struct Job {
     claimed: ClaimedJob,
     cancelled: CancellationToken,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    session: i64,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    begun: Instant,
+    /// Whether it may have been acknowledged in a transaction.
+    ///
+    /// Ordering: relaxed; set by `ack_in`, and read when the handler has ended, which whoever has called it comes before.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    in_doubt: Arc<AtomicBool>,
 }
 
 /// The end of one claim, as the store told it.
@@ -505,6 +522,81 @@ impl Job {
         self.claimed.epoch
     }
 
+    /// Acknowledges the job as done, as part of a transaction: what the handler does in it and the end of the job
+    /// are committed together, or not at all. The transaction is on the database of the worker's store.
+    ///
+    /// Then commit, and end with [`Completion::Done`]. What follows is safe whatever the handler does, as the worker asks
+    /// the store what became of the transaction: if it is committed, the job is done, even if the handler ends
+    /// with an error, such as that of a lost reply; if not, the job is tried again, even if the handler says that it is
+    /// done. The worker is told [`Settlement::Committed`] in the one case.
+    ///
+    /// Cost: one statement. Do it last: the job's row is locked until the transaction ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ClaimEnded`] when the job is not this handler's any more, as the lease is over: roll back, and
+    /// pass it on. Or the database's. See [`TransactionalStore::ack_in`](super::TransactionalStore::ack_in).
+    ///
+    /// # Cancel safety
+    ///
+    /// As the transaction's: roll back.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "sqlite")] {
+    /// # use lockkit_db::{queue::{Completion, HandlerResult, Job}, sqlx::{self, SqlitePool}, transaction::{Tx, TxOptions}};
+    /// async fn book(pool: &SqlitePool, job: Job) -> HandlerResult {
+    ///     let mut tx = Tx::begin(pool, &TxOptions::new()).await?;
+    ///     sqlx::query("UPDATE account SET balance = balance - 1").execute(&mut *tx).await?;
+    ///     job.ack_in(&mut tx).await?;
+    ///     tx.commit().await?;
+    ///     Ok(Completion::Done)
+    /// }
+    /// # }
+    /// ```
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub async fn ack_in<DB: JobDatabase>(&self, tx: &mut Tx<'_, DB>) -> Result<(), Error> {
+        self.done_in(tx, None).await
+    }
+
+    /// [`ack_in`](Self::ack_in) with a result to keep. One that the handler ends with is not kept after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a result over [`MAX_PAYLOAD`](super::MAX_PAYLOAD), and as `ack_in`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the transaction's: roll back.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub async fn ack_with_in<DB: JobDatabase>(
+        &self,
+        tx: &mut Tx<'_, DB>,
+        result: &[u8],
+    ) -> Result<(), Error> {
+        super::job::check_payload("result", result)?;
+        self.done_in(tx, Some(result)).await
+    }
+
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    async fn done_in<DB: JobDatabase>(
+        &self,
+        tx: &mut Tx<'_, DB>,
+        result: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        // Before it is sent: should this be dropped, nobody knows.
+        self.in_doubt.store(true, Ordering::Relaxed);
+        let done = Done {
+            session: self.session,
+            id: self.claimed.id,
+            epoch: self.claimed.epoch,
+            result,
+            busy_us: self.begun.elapsed().as_micros() as i64,
+        };
+        done.settle(tx).await
+    }
+
     /// Ready when the handler should stop: the lease is lost, or a drain's time is over. The
     /// handler is dropped at its next await anyhow; a loop that does not await asks
     /// [`is_cancelled`](Self::is_cancelled).
@@ -590,7 +682,7 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
         let mut stats = self.stats.lock();
         match (settled.settlement, &settled.ack.verdict) {
             (Settlement::Stale, _) => stats.stale += 1,
-            (_, Verdict::Done { .. }) => stats.done += 1,
+            (Settlement::Committed, _) | (_, Verdict::Done { .. }) => stats.done += 1,
             (_, Verdict::Retry { .. } | Verdict::Dead { .. }) => stats.failed += 1,
             (_, Verdict::Release | Verdict::Snooze { .. }) => stats.given_back += 1,
         }
@@ -663,9 +755,16 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
     async fn handle(self: Arc<Self>, claimed: ClaimedJob, started: Started) {
         let begun = Instant::now();
         let claim = claimed.clone();
+        let in_doubt = Arc::new(AtomicBool::new(false));
         let job = Job {
             claimed,
             cancelled: self.cancel.clone(),
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            session: self.session.id,
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            begun,
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            in_doubt: Arc::clone(&in_doubt),
         };
         let run = AssertUnwindSafe(async { self.shared.handler.handle(job).await }).catch_unwind();
         let result = tokio::select! {
@@ -675,6 +774,12 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             result = run => result,
         };
         let verdict = match result {
+            // The store knows whether it is; this happens only if it is not.
+            Ok(Ok(Completion::Done | Completion::DoneWith(_)))
+                if in_doubt.load(Ordering::Relaxed) =>
+            {
+                self.retry(&claim, NOT_COMMITTED.to_owned())
+            }
             Ok(Ok(Completion::Done)) => Verdict::Done { result: None },
             Ok(Ok(Completion::DoneWith(result))) => Verdict::Done {
                 result: Some(result),

@@ -82,6 +82,8 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
             assert!(!plan.contains("lockkit_job_owner"), "{plan}");
             assert!(plan.contains(by_id), "{plan}");
         }
+        assert!(plan!("ack_in", "(1, 1, 1, NULL, 0)").contains(by_id));
+        assert!(plan!("reap", "('{1}')").contains("lockkit_job_settled"));
         assert!(plan!("claim_again", "(1, 1)").contains("lockkit_job_owner"));
         assert!(plan!("reap", "('{1}')").contains("lockkit_job_owner"));
         assert!(plan!("upkeep_probe", "").contains("lockkit_job_owner"));

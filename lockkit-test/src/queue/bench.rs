@@ -4,10 +4,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockkit_db::Error;
 use lockkit_db::queue::{
-    JobStore, MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore,
+    Ack, JobStore, MemoryStore, PostgresOptions, PostgresStore, Session, SqliteOptions,
+    SqliteStore, TransactionalStore,
 };
-use lockkit_db::sqlx::{self, Connection as _, PgConnection, SqliteConnection};
+use lockkit_db::sqlx::{
+    self, Connection as _, PgConnection, PgPool, Pool, SqliteConnection, SqlitePool,
+};
+use lockkit_db::transaction::{Tx, TxOptions};
 use tempfile::TempDir;
 
 use crate::postgres::{Cluster, Database};
@@ -31,6 +36,42 @@ pub trait Bench: Send + Sync + 'static {
 
     /// Turns the store's clock forward.
     fn advance(&self, by: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Acknowledges in a transaction, which is then committed or not. Nothing, where there are no transactions.
+    fn ack_in(
+        &self,
+        session: &Session,
+        ack: &Ack,
+        commit: bool,
+    ) -> impl Future<Output = Option<Result<(), Error>>> + Send {
+        let _ = (session, ack, commit);
+        async { None }
+    }
+}
+
+/// The database of a bench whose store has one.
+pub type DatabaseOf<B> = <<B as Bench>::Store as TransactionalStore>::Database;
+
+/// A bench in whose database there are other tables, and transactions.
+pub trait TransactionalBench: Bench<Store: TransactionalStore> {
+    /// Connections to the database, of which some may be used at once.
+    fn pool(&self) -> &Pool<DatabaseOf<Self>>;
+}
+
+async fn ack_in<B: TransactionalBench>(
+    bench: &B,
+    session: &Session,
+    ack: &Ack,
+    commit: bool,
+) -> Result<(), Error> {
+    let mut tx = Tx::begin(bench.pool(), &TxOptions::new()).await?;
+    bench.store().ack_in(&mut tx, session, ack).await?;
+    if commit {
+        tx.commit().await?;
+    } else {
+        tx.rollback().await;
+    }
+    Ok(())
 }
 
 /// The store in memory.
@@ -40,6 +81,7 @@ pub struct MemoryBench(Arc<MemoryStore>);
 pub struct SqliteBench {
     store: Arc<SqliteStore>,
     clock: tokio::sync::Mutex<SqliteConnection>,
+    pool: SqlitePool,
     folder: TempDir,
 }
 
@@ -47,6 +89,7 @@ pub struct SqliteBench {
 pub struct PostgresBench {
     store: Arc<PostgresStore>,
     clock: tokio::sync::Mutex<PgConnection>,
+    pool: PgPool,
     database: Database,
     rescan: Duration,
 }
@@ -107,6 +150,7 @@ impl SqliteBench {
         Self {
             store: Arc::new(store),
             clock: tokio::sync::Mutex::new(clock),
+            pool: SqlitePool::connect_lazy(&url).expect("it is an address"),
             folder,
         }
     }
@@ -145,6 +189,21 @@ impl Bench for SqliteBench {
             .await
             .expect("the clock can be turned");
     }
+
+    async fn ack_in(
+        &self,
+        session: &Session,
+        ack: &Ack,
+        commit: bool,
+    ) -> Option<Result<(), Error>> {
+        Some(ack_in(self, session, ack, commit).await)
+    }
+}
+
+impl TransactionalBench for SqliteBench {
+    fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
 }
 
 impl PostgresBench {
@@ -178,6 +237,7 @@ impl PostgresBench {
         Self {
             store: Arc::new(store),
             clock: tokio::sync::Mutex::new(clock),
+            pool: database.pool(3),
             database,
             rescan,
         }
@@ -220,5 +280,20 @@ impl Bench for PostgresBench {
             .execute(&mut *clock)
             .await
             .expect("the clock can be turned");
+    }
+
+    async fn ack_in(
+        &self,
+        session: &Session,
+        ack: &Ack,
+        commit: bool,
+    ) -> Option<Result<(), Error>> {
+        Some(ack_in(self, session, ack, commit).await)
+    }
+}
+
+impl TransactionalBench for PostgresBench {
+    fn pool(&self) -> &PgPool {
+        &self.pool
     }
 }

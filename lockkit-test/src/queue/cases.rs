@@ -12,19 +12,19 @@ use lockkit_db::queue::{
 
 use super::Bench;
 
-const LEASE: Duration = Duration::from_secs(10);
-const MS: Duration = Duration::from_millis(1);
-const NONE: JobId = JobId(0);
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const NONE: JobId = JobId(0);
 
 /// A worker by hand.
-struct Hand<S> {
+pub(super) struct Hand<S> {
     store: Arc<S>,
-    session: Session,
+    pub(super) session: Session,
     seq: u64,
 }
 
 impl<S: JobStore> Hand<S> {
-    async fn new(store: &Arc<S>, name: &str) -> Self {
+    pub(super) async fn new(store: &Arc<S>, name: &str) -> Self {
         let spec = SessionSpec {
             worker: name.into(),
             host: "here".into(),
@@ -38,7 +38,7 @@ impl<S: JobStore> Hand<S> {
         }
     }
 
-    async fn claim(&self, n: usize) -> Vec<ClaimedJob> {
+    pub(super) async fn claim(&self, n: usize) -> Vec<ClaimedJob> {
         let spec = ClaimSpec::new("q", n);
         self.store
             .exchange(&self.session, None, Some(&spec))
@@ -47,7 +47,7 @@ impl<S: JobStore> Hand<S> {
             .claimed
     }
 
-    async fn settle(&mut self, acks: Vec<Ack>) -> Vec<Settlement> {
+    pub(super) async fn settle(&mut self, acks: Vec<Ack>) -> Vec<Settlement> {
         self.seq += 1;
         let batch = AckBatch {
             seq: self.seq,
@@ -60,16 +60,16 @@ impl<S: JobStore> Hand<S> {
             .settled
     }
 
-    async fn end(&mut self, job: &ClaimedJob, verdict: Verdict) -> Settlement {
+    pub(super) async fn end(&mut self, job: &ClaimedJob, verdict: Verdict) -> Settlement {
         self.settle(vec![Ack::new(job, verdict)]).await[0]
     }
 }
 
-fn job() -> NewJob {
+pub(super) fn job() -> NewJob {
     NewJob::new("kind", b"payload".to_vec())
 }
 
-async fn enqueue<S: JobStore>(store: &Arc<S>, n: usize) -> Vec<JobId> {
+pub(super) async fn enqueue<S: JobStore>(store: &Arc<S>, n: usize) -> Vec<JobId> {
     store.enqueue("q", &vec![job(); n]).await.unwrap()
 }
 
@@ -77,7 +77,7 @@ fn ids(jobs: &[ClaimedJob]) -> Vec<JobId> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-fn retry(delay: Duration) -> Verdict {
+pub(super) fn retry(delay: Duration) -> Verdict {
     Verdict::Retry {
         delay,
         error: "it failed".into(),

@@ -6,8 +6,35 @@
 mod bench;
 pub mod cases;
 pub mod model;
+pub mod transactions;
 
-pub use bench::{Bench, MemoryBench, PostgresBench, SqliteBench};
+pub use bench::{Bench, DatabaseOf, MemoryBench, PostgresBench, SqliteBench, TransactionalBench};
+
+/// Makes a test of each case about transactions of the caller's, on a bench that `$make` makes anew for each.
+#[macro_export]
+macro_rules! queue_transactions {
+    ($make:expr) => {
+        $crate::queue_transactions! { @cases $make =>
+            what_a_transaction_enqueues_comes_and_goes_with_it
+            a_commit_wakes_whoever_waits_for_work
+            what_a_transaction_acknowledges_is_done_with_it_or_not_at_all
+            a_settled_job_is_counted_once_whoever_comes_first
+            what_was_settled_is_answered_alike_when_it_is_sent_again
+            a_claim_that_has_ended_acknowledges_nothing
+            a_result_is_kept_with_the_transaction
+            only_what_is_done_is_part_of_a_transaction
+            a_transaction_of_sqlx_can_carry_jobs
+        }
+    };
+    (@cases $make:expr => $($case:ident)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::queue::transactions::$case($make.await).await;
+            }
+        )+
+    };
+}
 
 /// Makes a test of each conformance case, on a bench that `$make` makes anew for each.
 #[macro_export]

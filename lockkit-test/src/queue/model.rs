@@ -1,15 +1,16 @@
 //! Random operations on a store, held against a model that is too simple to be wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lockkit_core::Fence;
+use lockkit_db::Error;
 use lockkit_db::queue::{
     Ack, AckBatch, ClaimSpec, ClaimedJob, JobId, JobStore, NewJob, Renewal, Session, SessionSpec,
     Settlement, Verdict,
 };
 use proptest::collection::vec;
-use proptest::prelude::{Strategy, any, prop_oneof};
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::Index;
 
 use super::Bench;
@@ -45,6 +46,17 @@ pub enum Op {
         /// How many jobs it asks for.
         claim: usize,
     },
+    /// A transaction, which is committed or not, in which a claim is acknowledged.
+    AckIn {
+        /// By which session.
+        session: Index,
+        /// Which claim.
+        claim: Index,
+        /// Whether there is a result to keep.
+        kept: bool,
+        /// Whether it is committed.
+        commit: bool,
+    },
     /// A session's last batch once more, as after a lost reply.
     Resend(Index),
     /// A session ends as it should. One that crashes is just not heard of again.
@@ -70,14 +82,14 @@ pub enum End {
 /// Histories of up to `most` steps.
 pub fn histories(most: usize) -> impl Strategy<Value = Vec<Op>> {
     let end = prop_oneof![
-        4 => proptest::strategy::Just(End::Done),
-        1 => proptest::strategy::Just(End::Kept),
+        4 => Just(End::Done),
+        1 => Just(End::Kept),
         2 => (0..60u64).prop_map(End::Retry),
-        1 => proptest::strategy::Just(End::Dead),
-        1 => proptest::strategy::Just(End::Release),
+        1 => Just(End::Dead),
+        1 => Just(End::Release),
         1 => (0..60u64).prop_map(End::Snooze),
     ];
-    let delay = prop_oneof![2 => proptest::strategy::Just(0), 1 => 1..60u64];
+    let delay = prop_oneof![2 => Just(0), 1 => 1..60u64];
     let op = prop_oneof![
         3 => (1..4usize, -1..2i16, delay, 1..4u32).prop_map(|(n, priority, delay, max_attempts)| {
             Op::Enqueue { n, priority, delay, max_attempts }
@@ -86,12 +98,14 @@ pub fn histories(most: usize) -> impl Strategy<Value = Vec<Op>> {
         2 => any::<Index>().prop_map(Op::Renew),
         8 => (any::<Index>(), vec((any::<Index>(), end), 0..4), 0..4usize)
             .prop_map(|(session, acks, claim)| Op::Exchange { session, acks, claim }),
+        2 => (any::<Index>(), any::<Index>(), any::<bool>(), prop_oneof![3 => Just(true), 1 => Just(false)])
+            .prop_map(|(session, claim, kept, commit)| Op::AckIn { session, claim, kept, commit }),
         1 => any::<Index>().prop_map(Op::Resend),
         1 => any::<Index>().prop_map(Op::Close),
         // The whole lease to the millisecond is the interesting length.
-        3 => prop_oneof![1..LEASE, proptest::strategy::Just(LEASE), proptest::strategy::Just(LEASE - 1)]
+        3 => prop_oneof![1..LEASE, Just(LEASE), Just(LEASE - 1)]
             .prop_map(Op::Advance),
-        2 => proptest::strategy::Just(Op::Upkeep),
+        2 => Just(Op::Upkeep),
     ];
     vec(op, 1..most)
 }
@@ -101,6 +115,8 @@ enum State {
     Ready,
     Claimed(i64),
     Scheduled,
+    /// Done in a transaction, and counted by nobody yet who takes it off.
+    Settled(i64),
     Done,
     Dead,
 }
@@ -131,7 +147,7 @@ struct Model {
     jobs: BTreeMap<JobId, Job>,
     /// By worker: sessions, done, retried, dead, released.
     counts: BTreeMap<bool, [u64; 5]>,
-    kept: u64,
+    kept: BTreeSet<JobId>,
 }
 
 /// Runs a history on the bench's store, through two handles in turn.
@@ -233,6 +249,24 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
                 model.claim(hand, *claim, &exchange.claimed, bench.is_strict());
                 claims.extend(exchange.claimed);
             }
+            Op::AckIn {
+                session,
+                claim,
+                kept,
+                commit,
+            } if !hands.is_empty() && !claims.is_empty() => {
+                let hand = session.get(&hands);
+                let claim = claim.get(Model::recent(&claims));
+                let result = kept.then(|| b"r".to_vec());
+                let ack = Ack::new(claim, Verdict::Done { result });
+                let Some(answer) = bench.ack_in(&hand.session, &ack, *commit).await else {
+                    continue;
+                };
+                match (model.ack_in(hand, claim, *kept, *commit), answer) {
+                    (true, Ok(())) | (false, Err(Error::ClaimEnded { .. })) => {}
+                    (_, answer) => panic!("{ack:?}: {answer:?}"),
+                }
+            }
             Op::Resend(at) if !hands.is_empty() => {
                 let hand = at.get_mut(&mut hands);
                 // Once a session has been reaped, there is nobody left to remember.
@@ -270,22 +304,45 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
                 assert_eq!(upkeep.next_due, next.map(Duration::from_millis));
             }
             // Nobody is there yet to do it.
-            Op::Renew(_) | Op::Exchange { .. } | Op::Resend(_) | Op::Close(_) => {}
+            Op::Renew(_)
+            | Op::Exchange { .. }
+            | Op::AckIn { .. }
+            | Op::Resend(_)
+            | Op::Close(_) => {}
         }
         model.compare(&**store, &hands).await;
     }
 }
 
 impl Model {
+    /// Recent claims are the ones that may still be held.
+    fn recent(claims: &[ClaimedJob]) -> &[ClaimedJob] {
+        &claims[claims.len().saturating_sub(8)..]
+    }
+
+    /// Whether the claim stood.
+    fn ack_in(&mut self, hand: &Hand, claim: &ClaimedJob, kept: bool, commit: bool) -> bool {
+        let job = self.jobs.get_mut(&claim.id).expect("it was claimed");
+        let held = job.state == State::Claimed(hand.session.id) && job.epoch == Some(claim.epoch);
+        if !held || hand.until <= self.now {
+            return false;
+        }
+        if commit {
+            job.state = State::Settled(hand.session.id);
+            self.kept.extend(kept.then_some(claim.id));
+            let counts = self.counts.get_mut(&hand.name);
+            counts.expect("it has opened a session")[1] += 1;
+        }
+        true
+    }
+
     fn batch(hand: &mut Hand, ends: &[(Index, End)], claims: &[ClaimedJob]) -> Option<AckBatch> {
         if claims.is_empty() {
             return None;
         }
         let mut acks: Vec<Ack> = Vec::new();
         for (at, end) in ends {
-            // Recent claims are the ones that may still be held.
-            let recent = &claims[claims.len().saturating_sub(8)..];
-            let claim = at.get(recent);
+            let claim = at.get(Self::recent(claims));
             if acks
                 .iter()
                 .any(|ack| (ack.id, ack.epoch) == (claim.id, claim.epoch))
@@ -334,9 +391,18 @@ impl Model {
             .jobs
             .get_mut(&ack.id)
             .expect("only claims are acknowledged");
-        let held = job.state == State::Claimed(hand.session.id) && job.epoch == Some(ack.epoch);
-        if !held || hand.until <= now {
+        let id = hand.session.id;
+        let held = matches!(job.state, State::Claimed(by) | State::Settled(by) if by == id);
+        if !held || job.epoch != Some(ack.epoch) || hand.until <= now {
             return Settlement::Stale;
+        }
+        if job.state == State::Settled(id) {
+            job.state = State::Done;
+            let Verdict::Done { result } = &ack.verdict else {
+                return Settlement::Committed;
+            };
+            self.kept.extend(result.is_some().then_some(ack.id));
+            return Settlement::Accepted;
         }
         let counts = self
             .counts
@@ -356,7 +422,7 @@ impl Model {
             Verdict::Done { result } => {
                 job.state = State::Done;
                 counts[1] += 1;
-                self.kept += u64::from(result.is_some());
+                self.kept.extend(result.is_some().then_some(ack.id));
             }
             Verdict::Retry { delay, .. } if job.attempt < job.max_attempts => {
                 rest(*delay);
@@ -462,7 +528,7 @@ impl Model {
             "scheduled"
         );
         assert_eq!(stats.dead, count(|state| *state == State::Dead), "dead");
-        assert_eq!(stats.kept, self.kept, "kept");
+        assert_eq!(stats.kept, self.kept.len() as u64, "kept");
         let rows: Vec<_> = stats
             .workers
             .iter()

@@ -6,14 +6,15 @@ mod schema;
 mod statements;
 mod wake;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockkit_core::sync::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{Postgres, Row as _, Transaction};
+use sqlx::{PgConnection, Postgres, Row as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::connections::{Commits, Connections, failed};
+use self::connections::{Commits, Connections};
 use self::cursor::Cursor;
 use self::statements::{Batch, Claims, sql};
 use self::wake::Wake;
@@ -22,8 +23,10 @@ use super::store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
     Session, SessionSpec, Upkeep, WorkerTotals,
 };
+use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
 use super::{JobId, NewJob};
 use crate::Error;
+use crate::transaction::Tx;
 
 /// How many scheduled jobs one round of upkeep makes ready: millions may be due at once, and no transaction is to
 /// be long. What is left is due at once again.
@@ -139,6 +142,12 @@ pub struct PostgresStore {
     /// For claims and acknowledgements, and all else that writes jobs.
     lanes: Connections,
     heart: Connections,
+    hints: Arc<Hints>,
+}
+
+/// Where there may be work, and who is to hear of it. Shared with the transactions of the caller's that put jobs in.
+struct Hints {
+    /// For looking, and for notifying others.
     reader: Connections,
     cursor: Mutex<Cursor>,
     wake: Wake,
@@ -177,52 +186,14 @@ impl PostgresStore {
             lanes: connections(options.connections, Commits::Durable),
             // A heartbeat that a crash undoes has only made the lease shorter.
             heart: connections(1, Commits::Fast),
-            reader: connections(1, Commits::Fast),
-            cursor: Mutex::new(Cursor::new(options.rescan)),
-            wake: Wake::new(&options.connect),
+            hints: Arc::new(Hints {
+                reader: connections(1, Commits::Fast),
+                cursor: Mutex::new(Cursor::new(options.rescan)),
+                wake: Wake::new(&options.connect),
+            }),
         };
         schema::prepare(&store.lanes, options.migrate).await?;
         Ok(store)
-    }
-
-    /// Puts jobs in as part of the caller's own transaction, in the database of a store: they are there when it
-    /// commits.
-    ///
-    /// Cost: one statement, and one more for a queue that is new. Workers see them by polling, those of
-    /// this process too. The first transaction that names a new queue makes others wait who do so too,
-    /// until it ends.
-    ///
-    /// # Errors
-    ///
-    /// As [`JobStore::enqueue`]; the caller rolls back.
-    ///
-    /// # Cancel safety
-    ///
-    /// As the transaction's: the caller rolls back.
-    pub async fn enqueue_in(
-        transaction: &mut Transaction<'_, Postgres>,
-        queue: &str,
-        jobs: &[NewJob],
-    ) -> Result<Vec<JobId>, Error> {
-        check_enqueue(queue, jobs)?;
-        let begun = Instant::now();
-        let mut ids = Vec::with_capacity(jobs.len());
-        for part in statements::parts(jobs) {
-            let mut rows = Vec::new();
-            for register in [false, true] {
-                if register {
-                    let register = statements::register(queue).execute(&mut **transaction);
-                    register.await.map_err(|error| failed(error, begun))?;
-                }
-                let insert = statements::enqueue(queue, part).fetch_all(&mut **transaction);
-                rows = insert.await.map_err(|error| failed(error, begun))?;
-                if !rows.is_empty() {
-                    break;
-                }
-            }
-            ids.extend(statements::ids(&rows));
-        }
-        registered(queue, ids)
     }
 
     /// Puts jobs in, unless there is no such queue: then there are no ids.
@@ -242,28 +213,13 @@ impl PostgresStore {
         Ok(ids)
     }
 
-    /// Tells the workers of this process that there may be work.
-    fn ring(&self) {
-        self.cursor.lock().reset();
-        self.wake.ring();
-    }
-
-    /// Tells the workers of all processes, unless they were told a moment ago. What comes of it does not matter.
-    async fn tell(&self, queue: &str) {
-        self.ring();
-        if self.wake.is_time_to_tell(queue) {
-            let notify = self.reader.write(sqlx::query(sql!("notify")).bind(queue));
-            let _ = timeout(TELL, notify).await;
-        }
-    }
-
     /// Runs a claim, alone or in an exchange, from where the last one ended.
     async fn claim(
         &self,
         spec: &ClaimSpec,
         run: impl AsyncFnOnce(Claims<'_>) -> Result<Vec<PgRow>, Error>,
     ) -> Result<Vec<PgRow>, Error> {
-        let begun = self.cursor.lock().begin(&spec.queue, Instant::now());
+        let begun = self.hints.cursor.lock().begin(&spec.queue, Instant::now());
         let rows = run(Claims::first(spec, begun.after)).await?;
         let places = rows.iter().filter_map(statements::place);
         let ends = places.fold(None, |ends, place| {
@@ -272,7 +228,7 @@ impl PostgresStore {
         });
         let full = ends.is_some_and(|(_, _, n)| n == spec.n);
         let got = ends.map(|(first, last, _)| (first, last));
-        self.cursor.lock().end(&spec.queue, begun, full, got);
+        self.hints.cursor.lock().end(&spec.queue, begun, full, got);
         Ok(rows)
     }
 
@@ -334,13 +290,13 @@ impl PostgresStore {
     ) -> Result<Vec<T>, Error> {
         check_batch("limit", limit)?;
         let list = sqlx::query(sql).bind(after.0).bind(limit as i64);
-        let rows = self.reader.read(list).await?;
+        let rows = self.hints.reader.read(list).await?;
         Ok(rows.iter().map(row).collect())
     }
 
     async fn has_ready(&self, queue: &str) -> Result<bool, Error> {
         let probe = sqlx::query(sql!("ready_probe")).bind(queue);
-        Ok(self.reader.read(probe).await?[0].get(0))
+        Ok(self.hints.reader.read(probe).await?[0].get(0))
     }
 }
 
@@ -352,7 +308,7 @@ impl JobStore for PostgresStore {
             self.lanes.write(statements::register(queue)).await?;
             ids = registered(queue, self.insert(queue, jobs).await?)?;
         }
-        self.tell(queue).await;
+        self.hints.tell(queue).await;
         Ok(ids)
     }
 
@@ -435,21 +391,25 @@ impl JobStore for PostgresStore {
             exchange.claimed = statements::claimed(&rows)?;
         }
         if batch.is_some_and(|batch| batch.gives_back()) {
-            self.ring();
+            self.hints.ring();
         }
         Ok(exchange)
     }
 
     async fn close_session(&self, session: &Session) -> Result<(), Error> {
         self.reap(Some(session)).await?;
-        self.tell("").await;
-        self.wake.close();
+        self.hints.tell("").await;
+        self.hints.wake.close();
         Ok(())
     }
 
     async fn upkeep(&self) -> Result<Upkeep, Error> {
-        self.wake.catch_up(|| self.ring());
-        let probe = self.reader.read(sqlx::query(sql!("upkeep_probe"))).await?;
+        self.hints.wake.catch_up(|| self.hints.ring());
+        let probe = self
+            .hints
+            .reader
+            .read(sqlx::query(sql!("upkeep_probe")))
+            .await?;
         let (due, over): (bool, bool) = (probe[0].get(0), probe[0].get(1));
         let next: Option<i64> = probe[0].get(2);
         let mut upkeep = Upkeep {
@@ -463,19 +423,19 @@ impl JobStore for PostgresStore {
             let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
             let promoted = self.lanes.write(promote).await;
             if promoted.is_err() && upkeep.requeued > 0 {
-                self.tell("").await;
+                self.hints.tell("").await;
             }
             upkeep.promoted = count(&promoted?[0], 0);
         }
         if upkeep.promoted + upkeep.requeued > 0 {
-            self.tell("").await;
+            self.hints.tell("").await;
         }
         Ok(upkeep)
     }
 
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
         // In this process a bell rings; others may notify it; what neither tells is looked for.
-        let bell = self.wake.bell();
+        let bell = self.hints.wake.bell();
         tokio::pin!(bell);
         bell.as_mut().enable();
         let look = async {
@@ -489,7 +449,7 @@ impl JobStore for PostgresStore {
         tokio::select! {
             () = bell => {}
             () = look => {}
-            () = self.wake.listen(|| self.ring()) => {}
+            () = self.hints.wake.listen(|| self.hints.ring()) => {}
             () = sleep(limit) => {}
         }
     }
@@ -532,7 +492,7 @@ impl JobStore for PostgresStore {
     }
 
     async fn stats(&self) -> Result<QueueStats, Error> {
-        let mut transaction = self.reader.begin_reading().await?;
+        let mut transaction = self.hints.reader.begin_reading().await?;
         let jobs = transaction.rows(sqlx::query(sql!("stats_jobs"))).await?;
         let workers = transaction.rows(sqlx::query(sql!("stats_workers"))).await?;
         transaction.commit().await?;
@@ -554,6 +514,95 @@ impl JobStore for PostgresStore {
             dead: count(&jobs[0], 4),
             workers: workers.iter().map(totals).collect(),
         })
+    }
+}
+
+impl TransactionalStore for PostgresStore {
+    type Database = Postgres;
+
+    async fn enqueue_in(
+        &self,
+        tx: &mut Tx<'_, Postgres>,
+        queue: &str,
+        jobs: &[NewJob],
+    ) -> Result<Vec<JobId>, Error> {
+        check_enqueue(queue, jobs)?;
+        let mut ids = Vec::with_capacity(jobs.len());
+        for part in statements::parts(jobs) {
+            let inserted = insert_in(tx.connection(), queue, part).await;
+            ids.extend(inserted.map_err(|error| tx.explain(error))?);
+        }
+        let ids = registered(queue, ids)?;
+        if !tx.is_joined() {
+            let (hints, queue) = (Arc::clone(&self.hints), queue.to_owned());
+            tx.on_commit(move || hints.tell_soon(queue))?;
+        }
+        Ok(ids)
+    }
+}
+
+/// Puts jobs into a queue that is registered if it is new.
+async fn insert_in(
+    connection: &mut PgConnection,
+    queue: &str,
+    jobs: &[NewJob],
+) -> Result<Vec<JobId>, sqlx::Error> {
+    let insert = statements::enqueue(queue, jobs).fetch_all(&mut *connection);
+    let mut rows = insert.await?;
+    if rows.is_empty() {
+        statements::register(queue)
+            .execute(&mut *connection)
+            .await?;
+        rows = statements::enqueue(queue, jobs)
+            .fetch_all(connection)
+            .await?;
+    }
+    Ok(statements::ids(&rows))
+}
+
+impl JobDatabase for Postgres {}
+
+impl Settle for Postgres {
+    async fn settle(connection: &mut PgConnection, done: Done<'_>) -> Result<bool, sqlx::Error> {
+        let settle = sqlx::query(sql!("ack_in"))
+            .bind(done.session)
+            .bind(done.id.0)
+            .bind(done.epoch.as_i64())
+            .bind(done.result)
+            .bind(done.busy_us);
+        let settled = settle.fetch_all(connection).await?;
+        Ok(!settled.is_empty())
+    }
+}
+
+impl Hints {
+    /// Tells the workers of this process that there may be work.
+    fn ring(&self) {
+        self.cursor.lock().reset();
+        self.wake.ring();
+    }
+
+    /// Tells the workers of all processes, unless they were told a moment ago. What comes of it does not matter.
+    async fn tell(&self, queue: &str) {
+        self.ring();
+        if self.wake.is_time_to_tell(queue) {
+            self.notify(queue).await;
+        }
+    }
+
+    /// The same from where nothing can be waited for.
+    fn tell_soon(self: Arc<Self>, queue: String) {
+        self.ring();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && self.wake.is_time_to_tell(&queue)
+        {
+            runtime.spawn(async move { self.notify(&queue).await });
+        }
+    }
+
+    async fn notify(&self, queue: &str) {
+        let notify = self.reader.write(sqlx::query(sql!("notify")).bind(queue));
+        let _ = timeout(TELL, notify).await;
     }
 }
 

@@ -255,7 +255,6 @@ impl<'a> Batch<'a> {
         let last = row.get::<i64, _>("last_batch") as u64;
         let size: i32 = row.get("last_size");
         let refused: Vec<i64> = row.get("refused");
-        let refused: Vec<usize> = refused.iter().map(|place| *place as usize - 1).collect();
         if self.of.seq == last {
             repeat_answer(n, size as usize, &refused)
         } else if !lives {
