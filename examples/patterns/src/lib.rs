@@ -4,12 +4,14 @@
 //! | program | shows |
 //! |---|---|
 //! | `optimistic` | a row that many change: no change lost, with a loop by hand and without |
+//! | `own_jobs_table` | jobs in a table of one's own: processes share them, one of which is killed, and one paused |
 //! | `pessimistic` | a row that is locked while somebody decides by it: one of many approves a report |
 //! | `transfer` | two rows at once: money between accounts, none made and none lost |
 //!
 //! What is here is the scaffolding: the option `--db` and the database that it names. A pattern needs none of it.
 
-use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Parser;
@@ -17,6 +19,7 @@ use lockkit_db::sqlx;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
+use tokio::process::{Child, Command};
 
 #[doc(hidden)]
 pub use {anyhow, lockkit_db, tokio};
@@ -35,6 +38,12 @@ struct Options {
     db: Option<String>,
 }
 
+/// What `--db` has to say for the same database in another process.
+static DB: OnceLock<String> = OnceLock::new();
+
+/// In the environment of a process that another one has started: what it is for.
+const ROLE: &str = "EXAMPLE_ROLE";
+
 /// The database of `--db`.
 pub enum Database {
     /// A server.
@@ -51,15 +60,15 @@ pub enum Database {
 pub async fn run(prove: impl AsyncFnOnce(Database) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let db = Options::parse().db;
     let folder = tempfile::tempdir()?;
-    let database = match db {
-        Some(url) if url.starts_with("postgres") => {
+    let db = db.unwrap_or_else(|| folder.path().join("example.db").display().to_string());
+    let database = match DB.get_or_init(|| db) {
+        url if url.starts_with("postgres") => {
             // A pool would go on trying for a while.
-            PgConnection::connect(&url).await?.close().await?;
+            PgConnection::connect(url).await?.close().await?;
             let pool = PgPoolOptions::new().max_connections(CONNECTIONS);
-            Database::Postgres(pool.connect(&url).await?)
+            Database::Postgres(pool.connect(url).await?)
         }
         file => {
-            let file = file.map_or_else(|| folder.path().join("example.db"), PathBuf::from);
             let options = SqliteConnectOptions::new()
                 .filename(file)
                 .create_if_missing(true)
@@ -72,7 +81,29 @@ pub async fn run(prove: impl AsyncFnOnce(Database) -> anyhow::Result<()>) -> any
     prove(database).await
 }
 
-/// The items of an example, once for each database, with `Pool` for the pool of connections to it; and `main`,
+/// This program once more, as a process of its own with the same database, for what `role` says. It dies with the
+/// handle.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn process(role: &str) -> anyhow::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(DB.get().map(|db| ["--db", db]).into_iter().flatten());
+    command
+        .env(ROLE, role)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    Ok(command.kill_on_drop(true).spawn()?)
+}
+
+/// What this process was started for by [`process`], if it was.
+#[must_use]
+pub fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// The items of an example, once for each database, with `Db` for it and `Pool` for the pool of connections to it; and `main`,
 /// which gives a pool to `async fn prove(pool: Pool) -> anyhow::Result<()>` among them.
 ///
 /// A service has one database, and needs no such thing: there `Pool` is `sqlx::PgPool`, or `sqlx::SqlitePool`.
@@ -91,6 +122,8 @@ macro_rules! on_either_database {
         mod on_postgres {
             use super::*;
             type Pool = $crate::lockkit_db::sqlx::PgPool;
+            #[allow(dead_code, reason = "few have a name for it")]
+            type Db = $crate::lockkit_db::sqlx::Postgres;
             pub(super) async fn start(pool: Pool) -> $crate::anyhow::Result<()> {
                 prove(pool).await
             }
@@ -100,6 +133,8 @@ macro_rules! on_either_database {
         mod on_sqlite {
             use super::*;
             type Pool = $crate::lockkit_db::sqlx::SqlitePool;
+            #[allow(dead_code, reason = "few have a name for it")]
+            type Db = $crate::lockkit_db::sqlx::Sqlite;
             pub(super) async fn start(pool: Pool) -> $crate::anyhow::Result<()> {
                 prove(pool).await
             }

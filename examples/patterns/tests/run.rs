@@ -63,6 +63,7 @@ macro_rules! patterns {
 
 patterns! {
     optimistic
+    own_jobs_table
     pessimistic
     transfer
 }
