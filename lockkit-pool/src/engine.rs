@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use lockkit_core::sync::Mutex;
 
 use crate::grant::Grant;
-use crate::lane::{Call, Lanes, Queued, Thread, Was};
+use crate::lane::{Call, Lanes, Queued, Taken, Thread, Was};
 use crate::ledger::{Ending, Event, Ledger, Phase};
 use crate::stats::{DrainReport, PoolStats};
 use crate::stop::Stop;
@@ -101,8 +101,8 @@ enum Doing<J> {
 pub(crate) enum Found {
     /// A task, to be begun once these runners are spawned.
     Task(Call),
-    /// Nothing yet: it is to look again when others have had a turn.
-    Nothing,
+    /// None yet: it is to look again when these are spawned, and others have had a turn.
+    Later(Call),
     /// Nothing again: it has left its seat, and ends.
     Leave,
 }
@@ -374,61 +374,47 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
             Doing::Searching { looks } => looks,
             Doing::Working(_) | Doing::Gone => unreachable!("only who searches looks"),
         };
+        let later = Call::nobody(self.lane, here);
         self.doing = Doing::Searching { looks };
         if others {
-            return Found::Nothing;
+            return Found::Later(later);
         }
-        let driver = (&mut self.driver, &self.stop);
-        let lane = (self.lane, here);
-        if let Some(taken) = Self::take(&mut state, lane, driver, &mut self.doing, now) {
-            drop(state);
-            if taken.too_late {
-                self.stop.fire();
+        let (queued, call) = match state.lanes.take(self.lane, here) {
+            Taken::Task(queued, call) => (queued, call),
+            Taken::Later(call) => return Found::Later(call),
+            Taken::Nothing if looks > 0 => {
+                self.doing = Doing::Searching { looks: looks - 1 };
+                return Found::Later(later);
             }
-            return Found::Task(taken.call);
-        }
-        if looks > 0 {
-            self.doing = Doing::Searching { looks: looks - 1 };
-            return Found::Nothing;
-        }
-        self.doing = Doing::Gone;
-        state.lanes.leave(self.lane, Was::Searching);
-        let driver = self.driver.take();
-        let stop = driver.and_then(|driver| state.ledger.remove_driver(driver));
-        drop(state);
-        drop(stop);
-        Found::Leave
-    }
-
-    fn take(
-        state: &mut State<J, L>,
-        (lane, here): (usize, Thread),
-        (driver, stop): (&mut Option<usize>, &Arc<Stop>),
-        doing: &mut Doing<J>,
-        now: Instant,
-    ) -> Option<Taken> {
-        let (queued, call) = state.lanes.take(lane, here)?;
+            Taken::Nothing => {
+                self.doing = Doing::Gone;
+                state.lanes.leave(self.lane, Was::Searching);
+                let driver = self.driver.take();
+                let stop = driver.and_then(|driver| state.ledger.remove_driver(driver));
+                drop(state);
+                drop(stop);
+                return Found::Leave;
+            }
+        };
         let asked = queued.asked.unwrap_or(now);
         state.ledger.waited(now.saturating_duration_since(asked));
         let mut too_late = false;
-        if driver.is_none() {
-            *driver = Some(state.ledger.add_driver(stop));
+        if self.driver.is_none() {
+            self.driver = Some(state.ledger.add_driver(&self.stop));
             // From now on a drain's deadline finds it.
             too_late = state.ledger.phase() == Phase::Aborted;
         }
-        *doing = Doing::Working(Working {
+        drop(state);
+        self.doing = Doing::Working(Working {
             job: queued.job,
             grant: queued.grant,
             began: now,
         });
-        Some(Taken { call, too_late })
+        if too_late {
+            self.stop.fire();
+        }
+        Found::Task(call)
     }
-}
-
-struct Taken {
-    call: Call,
-    /// The deadline was over before it could be told to this runner.
-    too_late: bool,
 }
 
 impl<J: Work, L: Copy + PartialEq> Drop for Seat<J, L> {

@@ -15,8 +15,9 @@
 //!
 //! - who *adds* a task counts on those that search, and on those that his own thread has called: he is about
 //!   to let go of that thread, or has himself to blame;
-//! - who *takes* a task counts likewise, but unless enough of them search he gives way before he begins it: his
-//!   thread polls those that it has called first.
+//! - who *takes* a task counts only on those that search, as his thread may not be let go of for long. So one that
+//!   searches alone does not take the first of several tasks: it calls another, searches on, and lets that one go
+//!   first. From then on one stays behind while the other works, and no task costs a call.
 //!
 //! A runner stops searching only by taking a task, or by looking into an empty line, so no task is ever left
 //! between the last look of one runner and the submit that counted on it.
@@ -53,8 +54,22 @@ pub(crate) struct Call {
     pub(crate) lane: usize,
     pub(crate) by: Thread,
     pub(crate) runners: usize,
-    /// Who has taken a task lets them, and others that this thread has called, go first.
-    pub(crate) give_way: bool,
+}
+
+impl Call {
+    pub(crate) fn nobody(lane: usize, by: Thread) -> Self {
+        let runners = 0;
+        Self { lane, by, runners }
+    }
+}
+
+/// What a runner that looks has found in the line.
+pub(crate) enum Taken<J> {
+    /// A task, and whom it is to call before it begins that.
+    Task(Queued<J>, Call),
+    /// More than one, and nobody else who searches: it searches on, once others have had a turn.
+    Later(Call),
+    Nothing,
 }
 
 /// What a runner was doing when it ended.
@@ -90,7 +105,7 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
         let number = self.find(name);
         let lane = &mut self.lanes[number];
         lane.line.push_back(queued);
-        lane.call(number, here)
+        lane.call(number, here, lane.wanted())
     }
 
     /// A runner that was called has its first poll, and searches from now on.
@@ -101,11 +116,16 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
     }
 
     /// A runner that searches looks. Without a task, it searches on.
-    pub(crate) fn take(&mut self, number: usize, here: Thread) -> Option<(Queued<J>, Call)> {
+    pub(crate) fn take(&mut self, number: usize, here: Thread) -> Taken<J> {
         let lane = &mut self.lanes[number];
-        let queued = lane.line.pop_front()?;
+        if lane.line.len() > 1 && lane.searching == 1 {
+            return Taken::Later(lane.call(number, here, 2));
+        }
+        let Some(queued) = lane.line.pop_front() else {
+            return Taken::Nothing;
+        };
         lane.searching -= 1;
-        Some((queued, lane.call(number, here)))
+        Taken::Task(queued, lane.call(number, here, lane.wanted()))
     }
 
     /// A runner that has worked searches again.
@@ -152,12 +172,17 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
 }
 
 impl<J, L> Lane<J, L> {
-    fn call(&mut self, number: usize, here: Thread) -> Call {
-        let wanted: usize = match self.line.len() {
+    /// How many runners should be on their way to what is in line.
+    fn wanted(&self) -> usize {
+        match self.line.len() {
             0 => 0,
             1..LONG => 1,
             _ => 2,
-        };
+        }
+    }
+
+    /// Calls for as many as are missing.
+    fn call(&mut self, number: usize, here: Thread, wanted: usize) -> Call {
         let mine = self.called.iter().filter(|by| **by == here).count();
         let runners = wanted.saturating_sub(self.searching + mine);
         self.called.extend(std::iter::repeat_n(here, runners));
@@ -166,7 +191,6 @@ impl<J, L> Lane<J, L> {
             lane: number,
             by: here,
             runners,
-            give_way: wanted > self.searching,
         }
     }
 

@@ -93,16 +93,12 @@ impl Future for Runner {
             // After so many tasks it is the turn of others, as with anything else that loops in tokio.
             let turn = coop::poll_proceed(cx).map(|turn| turn.made_progress());
             match this.seat.look(here, now, turn.is_pending() || ran > SLICE) {
-                Found::Task(call) if !call.give_way => {}
+                Found::Task(call) => this.answer(call),
                 // tokio keeps the latest task that a thread has spawned for that very thread, where nobody
-                // else finds it. So it is that runner's turn now, and this one with its task, which may
-                // not let go for long, goes to where any thread finds it.
-                Found::Task(call) => {
+                // else finds it. So it is that runner's turn now, and this one goes on searching where any
+                // thread finds it.
+                Found::Later(call) => {
                     this.answer(call);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                Found::Nothing => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }

@@ -73,8 +73,8 @@ fn a_million_tasks_never_hold_more_futures_than_there_are_workers() {
     assert_eq!(pool.stats().run.count(), TASKS);
 }
 
-/// Mutant: E119a (a runner begins its task on the thread that keeps the next runner to itself), as a hang
-/// that the time-out ends.
+/// Mutant: E148 (a runner takes a task though nobody else searches, and the thread that it runs on keeps the next
+/// runner to itself), as a hang that the time-out ends.
 #[test]
 fn tasks_that_hold_their_threads_run_beside_each_other() {
     for workers in [2, 3, 4] {
@@ -130,8 +130,7 @@ fn who_blocks_his_thread_after_a_submit_holds_up_no_task_of_others() {
     result.unwrap();
 }
 
-/// Mutant: E148 (a runner begins a task on the thread that keeps the runner of the next), as a hang that the time-out
-/// ends.
+/// Mutant: E148, as above.
 #[test]
 fn a_task_that_holds_its_thread_runs_beside_the_next_one_of_the_same_submitter() {
     let runtime = threads(2);

@@ -1,5 +1,6 @@
 //! Runners and the line: no task is left behind, none holds up another, each ends once.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -50,50 +51,58 @@ impl Scene {
             .collect()
     }
 
-    /// The runners of a call, one after another in this thread: for tasks that do not wait for each other.
+    /// The runners of a call, as the one thread of a runtime has them: for tasks that do not wait for each other.
     fn run(&self, call: Call) {
-        for seat in self.seats(call) {
-            self.run_one(seat);
-        }
+        self.run_all(self.seats(call));
     }
 
-    fn run_one(&self, seat: Seat) {
-        let mut called = Vec::new();
-        Self::drive(seat, |call| called.push(call));
-        for call in called {
-            self.run(call);
-        }
-    }
-
-    /// As a runtime does: each runner that is called for is a thread.
-    fn run_and_spawn(&self, seat: Seat) {
-        let mut runners = Vec::new();
-        Self::drive(seat, |call| {
-            for seat in self.seats(call) {
-                let scene = self.clone();
-                runners.push(thread::spawn(move || scene.run_and_spawn(seat)));
+    fn run_all(&self, seats: Vec<Seat>) {
+        let mut seats = VecDeque::from(seats);
+        while let Some(mut seat) = seats.pop_front() {
+            let mut called = Vec::new();
+            let stays = Self::turn(&mut seat, |call| called.extend(self.seats(call)));
+            if stays {
+                seats.push_back(seat);
             }
-        });
+            // The latest goes first.
+            for seat in called {
+                seats.push_front(seat);
+            }
+        }
+    }
+
+    /// Each runner has a thread, and so has each that it calls for.
+    fn run_and_spawn(&self, mut seat: Seat) {
+        let mut runners = Vec::new();
+        let spawn = |seat| {
+            let scene = self.clone();
+            thread::spawn(move || scene.run_and_spawn(seat))
+        };
+        while Self::turn(&mut seat, |call| {
+            runners.extend(self.seats(call).into_iter().map(spawn));
+        }) {
+            thread::yield_now();
+        }
         for runner in runners {
             runner.join().unwrap();
         }
     }
 
-    fn drive(mut seat: Seat, mut answer: impl FnMut(Call)) {
+    /// What a runner does until it lets others have a turn, or ends: then it is `false`.
+    fn turn(seat: &mut Seat, mut answer: impl FnMut(Call)) -> bool {
         let now = Instant::now();
         loop {
-            let found = match seat.working() {
-                Some((job, stop)) => {
-                    let ending = (job.act)(stop);
-                    seat.end(ending, now);
-                    seat.look(THREAD, now, false)
-                }
-                None => seat.look(THREAD, now, false),
-            };
-            match found {
+            if let Some((job, stop)) = seat.working() {
+                let ending = (job.act)(stop);
+                seat.end(ending, now);
+            }
+            match seat.look(THREAD, now, false) {
                 Found::Task(call) => answer(call),
-                Found::Nothing => {}
-                Found::Leave => return,
+                Found::Later(call) => {
+                    answer(call);
+                    return true;
+                }
+                Found::Leave => return false,
             }
         }
     }
@@ -141,9 +150,7 @@ fn a_runner_that_never_gets_to_run_holds_up_no_task_of_others() {
         scene.run(call);
         let second = other.join().unwrap();
         assert!(has(&first) && has(&second) && has(&third));
-        for late in blocked {
-            scene.run_one(late);
-        }
+        scene.run_all(blocked);
         scene.assert_ended(3, 0, 0);
     });
 }
@@ -194,9 +201,15 @@ fn what_a_runtime_drops_is_cancelled_and_counted() {
         let scene = Scene::of(2);
         let (call, first) = scene.enqueue(done).unwrap();
         let mut seats = scene.seats(call);
-        let runtime = thread::spawn(move || {
-            // It has begun its task when the runtime shuts down.
-            seats[0].look(THREAD, Instant::now(), false);
+        let runtime = thread::spawn({
+            let scene = scene.clone();
+            move || {
+                // It has begun its task when the runtime shuts down, unless there is another by then.
+                match seats[0].look(THREAD, Instant::now(), false) {
+                    Found::Task(call) | Found::Later(call) => drop(scene.seats(call)),
+                    Found::Leave => {}
+                }
+            }
         });
         let (call, second) = scene.enqueue(done).unwrap();
         // There is no runtime to spawn them on.
