@@ -296,6 +296,7 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
         assert!(plan.contains("lockkit_job_owner"), "{plan}");
         assert!(!plan.contains("TABLE lockkit_dead"), "{plan}");
     }
+    assert!(plan!("unique_taken").contains("lockkit_job_unique"));
     for plan in [plan!("reap_settled"), plan!("reap_settled_done")] {
         assert!(plan.contains("lockkit_job_settled"), "{plan}");
     }

@@ -81,7 +81,9 @@ CREATE TABLE lockkit_job (
     priority     smallint NOT NULL,
     kind         text NOT NULL,
     payload      bytea NOT NULL,
-    error        text
+    error        text,
+    -- Of the queue's jobs one at most has it. A running one loses it to one that is enqueued meanwhile.
+    unique_key   text
 ) WITH (
     fillfactor = 70,
     autovacuum_vacuum_scale_factor = 0.01,
@@ -94,6 +96,7 @@ CREATE INDEX lockkit_job_ready ON lockkit_job (queue_id, priority, run_at, id) W
 CREATE INDEX lockkit_job_owner ON lockkit_job (session_id) WHERE state = 1;
 CREATE INDEX lockkit_job_due   ON lockkit_job (run_at) WHERE state = 2;
 CREATE INDEX lockkit_job_settled ON lockkit_job (session_id) WHERE state = 3;
+CREATE UNIQUE INDEX lockkit_job_unique ON lockkit_job (queue_id, unique_key) WHERE unique_key IS NOT NULL;
 
 -- Jobs that ended with a result to keep.
 CREATE TABLE lockkit_done (

@@ -72,7 +72,9 @@ CREATE TABLE lockkit_job (
     enqueued_at  INTEGER NOT NULL,
     kind         TEXT NOT NULL,
     payload      BLOB NOT NULL,
-    error        TEXT
+    error        TEXT,
+    -- Of the queue's jobs one at most has it. A running one loses it to one that is enqueued meanwhile.
+    unique_key   TEXT
 ) STRICT;
 
 -- Each index serves one question and holds only the rows that can be its answer.
@@ -80,6 +82,7 @@ CREATE INDEX lockkit_job_ready ON lockkit_job (queue_id, priority, run_at, id) W
 CREATE INDEX lockkit_job_owner ON lockkit_job (session_id) WHERE state = 1;
 CREATE INDEX lockkit_job_due   ON lockkit_job (run_at) WHERE state = 2;
 CREATE INDEX lockkit_job_settled ON lockkit_job (session_id) WHERE state = 3;
+CREATE UNIQUE INDEX lockkit_job_unique ON lockkit_job (queue_id, unique_key) WHERE unique_key IS NOT NULL;
 
 -- Jobs that ended with a result to keep.
 CREATE TABLE lockkit_done (

@@ -1,6 +1,7 @@
 //! What a job is on its way in, in a worker's hands, and on its way out.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +15,8 @@ pub const MAX_PAYLOAD: usize = 1 << 20;
 pub const MAX_BATCH: usize = 10_000;
 /// Most characters of a queue's, a worker's or a kind's name.
 pub const MAX_NAME: usize = 64;
+/// Most bytes of a job's unique key.
+pub const MAX_UNIQUE: usize = 512;
 /// Longest delay of a job.
 pub const MAX_DELAY: Duration = Duration::from_hours(10 * 366 * 24);
 /// Most bytes of all results in one batch of acknowledgements.
@@ -62,6 +65,39 @@ pub struct NewJob {
     pub(crate) priority: i16,
     pub(crate) schedule: Schedule,
     pub(crate) max_attempts: u32,
+    pub(crate) unique: Option<(String, OnDuplicate)>,
+}
+
+/// What becomes of a [unique](NewJob::unique) job whose key another one of the queue has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnDuplicate {
+    /// It is not put in: what is queued stands for it.
+    Skip,
+    /// What is queued becomes what this one says, but for its id: kind, payload, priority, time, and
+    /// attempts, of which none is used.
+    Replace,
+}
+
+/// What became of a job that was put in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Enqueued {
+    /// It is in the queue.
+    New(JobId),
+    /// It is not: the job of this number has its key.
+    Skipped(JobId),
+    /// The job of this number had its key, and is now what this one says.
+    Replaced(JobId),
+}
+
+impl Enqueued {
+    /// The job that stands for what was to be put in.
+    #[must_use]
+    pub fn id(self) -> JobId {
+        match self {
+            Self::New(id) | Self::Skipped(id) | Self::Replaced(id) => id,
+        }
+    }
 }
 
 impl NewJob {
@@ -74,6 +110,7 @@ impl NewJob {
             priority: 0,
             schedule: Schedule::Now,
             max_attempts: 10,
+            unique: None,
         }
     }
 
@@ -106,8 +143,41 @@ impl NewJob {
         self
     }
 
+    /// Gives it a key that one queued job of a queue can have at most: while it waits for its first
+    /// attempt, and while it waits for another one after a failure.
+    ///
+    /// A job that runs does not stand for a new one, as it may have read already what the new one is about.
+    /// So one is put in, and takes the key: if the one that runs fails, it comes back without a key, and both are
+    /// there.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use lockkit_db::queue::{NewJob, OnDuplicate};
+    ///
+    /// // However often the document is changed, it is indexed once, a second after the last change.
+    /// let job = NewJob::new("index", b"document 17".to_vec())
+    ///     .after(Duration::from_secs(1))
+    ///     .unique("index document 17", OnDuplicate::Replace);
+    /// # let _ = job;
+    /// ```
+    #[must_use]
+    pub fn unique(mut self, key: impl Into<String>, on_duplicate: OnDuplicate) -> Self {
+        self.unique = Some((key.into(), on_duplicate));
+        self
+    }
+
+    /// Its unique key.
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.unique.as_ref().map(|(key, _)| &**key)
+    }
+
+    pub(crate) fn replaces(&self) -> bool {
+        matches!(self.unique, Some((_, OnDuplicate::Replace)))
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         check_name("kind", &self.kind)?;
+        self.key().map_or(Ok(()), check_unique)?;
         check_payload("payload", &self.payload)?;
         if self.max_attempts == 0 || self.max_attempts > i32::MAX as u32 {
             return Err(Error::invalid(
@@ -155,6 +225,19 @@ pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+fn check_unique(key: &str) -> Result<(), Error> {
+    let problem = if key.is_empty() {
+        "is empty".to_owned()
+    } else if key.len() > MAX_UNIQUE {
+        format!("is longer than {MAX_UNIQUE} bytes")
+    } else if key.contains('\0') {
+        "contains a NUL character".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid("unique", problem))
+}
+
 pub(crate) fn check_payload(field: &'static str, bytes: &[u8]) -> Result<(), Error> {
     if bytes.len() > MAX_PAYLOAD {
         return Err(Error::invalid(
@@ -168,7 +251,17 @@ pub(crate) fn check_payload(field: &'static str, bytes: &[u8]) -> Result<(), Err
 pub(crate) fn check_enqueue(queue: &str, jobs: &[NewJob]) -> Result<(), Error> {
     check_name("queue", queue)?;
     check_batch("jobs", jobs.len())?;
-    jobs.iter().try_for_each(NewJob::check)
+    let mut keys = HashSet::new();
+    for job in jobs {
+        job.check()?;
+        if let Some(key) = job.key()
+            && !keys.insert(key)
+        {
+            let problem = format!("{key:?} is the key of two jobs of one call");
+            return Err(Error::invalid("unique", problem));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn check_batch(field: &'static str, n: usize) -> Result<(), Error> {

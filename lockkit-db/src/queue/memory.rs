@@ -11,7 +11,7 @@ use super::store::{
     AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
     Session, SessionSpec, Upkeep, WorkerTotals,
 };
-use super::{Ack, ClaimedJob, JobId, NewJob, Schedule, Settlement, Verdict};
+use super::{Ack, ClaimedJob, Enqueued, JobId, NewJob, Schedule, Settlement, Verdict};
 use crate::Error;
 
 /// A job store without a database, for the tests of code that uses a queue.
@@ -108,6 +108,7 @@ struct Row {
     error: Option<String>,
     /// The number of the claim under which it is held.
     claim_seq: u64,
+    unique: Option<String>,
 }
 
 /// Where a live job is.
@@ -214,17 +215,15 @@ impl MemoryStore {
 }
 
 impl JobStore for MemoryStore {
-    async fn enqueue(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
+    async fn put(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
-        let ids = self
+        let put = self
             .call(Op::Enqueue, |tables, now| {
-                jobs.iter()
-                    .map(|job| tables.insert(queue, job, now))
-                    .collect()
+                jobs.iter().map(|job| tables.put(queue, job, now)).collect()
             })
             .await;
         self.enqueued.notify_waiters();
-        ids
+        put
     }
 
     async fn open_session(&self, spec: &SessionSpec) -> Result<Session, Error> {
@@ -408,32 +407,26 @@ impl JobStore for MemoryStore {
 // === impl Tables ===
 
 impl Tables {
-    fn insert(&mut self, queue: &str, job: &NewJob, now: i64) -> JobId {
-        let run_at = match job.schedule {
-            Schedule::Now => now,
-            Schedule::After(delay) => now + delay.as_millis() as i64,
-            Schedule::At(time) => unix_ms(time).unwrap_or(i64::MAX),
-        };
+    fn put(&mut self, queue: &str, job: &NewJob, now: i64) -> Enqueued {
+        let has_key = |row: &Row| row.queue == queue && row.unique.as_deref() == job.key();
+        let mut jobs = self.jobs.iter_mut();
+        if let Some((id, held)) = jobs.find(|(_, row)| job.key().is_some() && has_key(row)) {
+            let id = JobId(*id);
+            match held.state {
+                // What comes now is not to miss its turn.
+                State::Claimed { .. } => held.unique = None,
+                State::Ready | State::Scheduled if job.replaces() => {
+                    let epoch = held.epoch;
+                    *held = Row::new(queue, job, now);
+                    held.epoch = epoch;
+                    return Enqueued::Replaced(id);
+                }
+                State::Ready | State::Scheduled => return Enqueued::Skipped(id),
+            }
+        }
         self.next_job += 1;
-        let row = Row {
-            queue: queue.to_owned(),
-            state: if run_at > now {
-                State::Scheduled
-            } else {
-                State::Ready
-            },
-            priority: job.priority,
-            run_at,
-            epoch: 0,
-            attempt: 0,
-            max_attempts: job.max_attempts,
-            kind: job.kind.clone(),
-            payload: job.payload.clone(),
-            error: None,
-            claim_seq: 0,
-        };
-        self.jobs.insert(self.next_job, row);
-        JobId(self.next_job)
+        self.jobs.insert(self.next_job, Row::new(queue, job, now));
+        Enqueued::New(JobId(self.next_job))
     }
 
     /// The one definition of a living session.
@@ -619,6 +612,32 @@ impl Tables {
 }
 
 impl Row {
+    fn new(queue: &str, job: &NewJob, now: i64) -> Self {
+        let run_at = match job.schedule {
+            Schedule::Now => now,
+            Schedule::After(delay) => now + delay.as_millis() as i64,
+            Schedule::At(time) => unix_ms(time).unwrap_or(i64::MAX),
+        };
+        Self {
+            queue: queue.to_owned(),
+            state: if run_at > now {
+                State::Scheduled
+            } else {
+                State::Ready
+            },
+            priority: job.priority,
+            run_at,
+            epoch: 0,
+            attempt: 0,
+            max_attempts: job.max_attempts,
+            kind: job.kind.clone(),
+            payload: job.payload.clone(),
+            error: None,
+            claim_seq: 0,
+            unique: job.key().map(str::to_owned),
+        }
+    }
+
     /// What a claim answers with.
     fn claimed(&self, id: i64) -> ClaimedJob {
         let State::Claimed { at, .. } = self.state else {

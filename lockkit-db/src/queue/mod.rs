@@ -47,8 +47,8 @@ mod transactional;
 mod worker;
 
 pub use job::{
-    Ack, ClaimedJob, JobId, MAX_BATCH, MAX_BATCH_BYTES, MAX_DELAY, MAX_NAME, MAX_PAYLOAD, NewJob,
-    Schedule, Settlement, Verdict,
+    Ack, ClaimedJob, Enqueued, JobId, MAX_BATCH, MAX_BATCH_BYTES, MAX_DELAY, MAX_NAME, MAX_PAYLOAD,
+    MAX_UNIQUE, NewJob, OnDuplicate, Schedule, Settlement, Verdict,
 };
 pub use memory::{Fault, MemoryStore, Op};
 #[cfg(feature = "postgres")]

@@ -16,7 +16,7 @@ use super::store::{
     Session, SessionSpec, Upkeep, WorkerTotals,
 };
 use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
-use super::{Ack, ClaimedJob, JobId, NewJob, Schedule, Settlement, Verdict};
+use super::{Ack, ClaimedJob, Enqueued, JobId, NewJob, Schedule, Settlement, Verdict};
 use crate::Error;
 use crate::backend::sqlite::file::{
     Migration, Slot, Turn, check_file, check_version, connect_options, file_error, in_turn,
@@ -217,15 +217,15 @@ async fn prepare(slot: &Slot, path: &Path) -> Result<(), Error> {
 }
 
 impl JobStore for SqliteStore {
-    async fn enqueue(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
+    async fn put(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
-        let ids = in_turn!(self.writer, turn => {
-            let ids = insert(turn.begin().await?, queue, jobs).await?;
+        let put = in_turn!(self.writer, turn => {
+            let put = insert(turn.begin().await?, queue, jobs).await?;
             turn.commit().await?;
-            Ok(ids)
+            Ok(put)
         })?;
         self.enqueued.notify_waiters();
-        Ok(ids)
+        Ok(put)
     }
 
     async fn open_session(&self, spec: &SessionSpec) -> Result<Session, Error> {
@@ -432,20 +432,20 @@ impl JobStore for SqliteStore {
 impl TransactionalStore for SqliteStore {
     type Database = Sqlite;
 
-    async fn enqueue_in(
+    async fn put_in(
         &self,
         tx: &mut Tx<'_, Sqlite>,
         queue: &str,
         jobs: &[NewJob],
-    ) -> Result<Vec<JobId>, Error> {
+    ) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
         let inserted = insert(tx.connection(), queue, jobs).await;
-        let ids = inserted.map_err(|error| tx.explain(error))?;
+        let put = inserted.map_err(|error| tx.explain(error))?;
         if !tx.is_joined() {
             let enqueued = Arc::clone(&self.enqueued);
             tx.on_commit(move || enqueued.notify_waiters())?;
         }
-        Ok(ids)
+        Ok(put)
     }
 }
 
@@ -479,31 +479,57 @@ async fn insert(
     connection: &mut SqliteConnection,
     queue: &str,
     jobs: &[NewJob],
-) -> Result<Vec<JobId>, sqlx::Error> {
+) -> Result<Vec<Enqueued>, sqlx::Error> {
     sqlx::query(sql!("enqueue_queue"))
         .bind(queue)
         .execute(&mut *connection)
         .await?;
-    let mut ids = Vec::with_capacity(jobs.len());
+    let mut put = Vec::with_capacity(jobs.len());
     for job in jobs {
         let (delay, at) = match job.schedule {
             Schedule::Now => (0, None),
             Schedule::After(delay) => (delay.as_millis() as i64, None),
             Schedule::At(time) => (0, unix_ms(time).ok()),
         };
-        let row = sqlx::query(sql!("enqueue"))
-            .bind(queue)
-            .bind(job.priority)
-            .bind(delay)
-            .bind(at)
-            .bind(i64::from(job.max_attempts))
-            .bind(&job.kind)
-            .bind(&job.payload)
-            .fetch_one(&mut *connection)
-            .await?;
-        ids.push(JobId(row.get(0)));
+        // What a job is, behind what it is put into or replaces.
+        macro_rules! said {
+            ($name:literal, $of:expr) => {
+                sqlx::query(sql!($name))
+                    .bind($of)
+                    .bind(job.priority)
+                    .bind(delay)
+                    .bind(at)
+                    .bind(i64::from(job.max_attempts))
+                    .bind(&job.kind)
+                    .bind(&job.payload)
+            };
+        }
+        let enqueued = loop {
+            let insert = said!("enqueue", queue).bind(job.key());
+            if let Some(row) = insert.fetch_optional(&mut *connection).await? {
+                break Enqueued::New(JobId(row.get(0)));
+            }
+            let taken = sqlx::query(sql!("unique_taken"))
+                .bind(queue)
+                .bind(job.key())
+                .fetch_one(&mut *connection)
+                .await?;
+            let (id, queued): (i64, bool) = (taken.get(0), taken.get(1));
+            if !queued {
+                let free = sqlx::query(sql!("unique_free")).bind(id);
+                free.execute(&mut *connection).await?;
+            } else if job.replaces() {
+                said!("unique_replace", id)
+                    .execute(&mut *connection)
+                    .await?;
+                break Enqueued::Replaced(JobId(id));
+            } else {
+                break Enqueued::Skipped(JobId(id));
+            }
+        };
+        put.push(enqueued);
     }
-    Ok(ids)
+    Ok(put)
 }
 
 async fn claim_jobs(

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::job::{
-    Ack, ClaimedJob, JobId, MAX_BATCH_BYTES, NewJob, Settlement, check_batch, check_name,
+    Ack, ClaimedJob, Enqueued, JobId, MAX_BATCH_BYTES, NewJob, Settlement, check_batch, check_name,
 };
 use crate::Error;
 
@@ -35,16 +35,29 @@ pub const MAX_LEASE: Duration = Duration::from_hours(24);
 /// a batch of acknowledgements that had been committed is answered from memory, not done twice,
 /// and a numbered claim that had been made is answered with the same jobs. Once the session has
 /// ended, all that can be said is [`Settlement::Stale`]. An [`enqueue`](Self::enqueue) cannot be
-/// sent again safely: look, or make the jobs such that one too many does no harm.
+/// sent again safely: look, give the jobs unique keys, or make them such that one too many does no harm.
 pub trait JobStore: Send + Sync + 'static {
-    /// Puts jobs into a queue, all or none, and returns their ids in the same order.
+    /// Puts jobs into a queue, all or none, and returns their ids in the same order: for a
+    /// [unique](NewJob::unique) one whose key was taken, the id of the job that has it.
     ///
-    /// Cost: one transaction.
+    /// Cost: one transaction; on PostgreSQL, where it is one statement, a few more for jobs with unique keys.
     fn enqueue(
         &self,
         queue: &str,
         jobs: &[NewJob],
-    ) -> impl Future<Output = Result<Vec<JobId>, Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<JobId>, Error>> + Send {
+        async move {
+            let put = self.put(queue, jobs).await?;
+            Ok(put.into_iter().map(Enqueued::id).collect())
+        }
+    }
+
+    /// [`enqueue`](Self::enqueue), and tells what became of each: of use for unique jobs.
+    fn put(
+        &self,
+        queue: &str,
+        jobs: &[NewJob],
+    ) -> impl Future<Output = Result<Vec<Enqueued>, Error>> + Send;
 
     /// Opens a session: the lease under which a worker claims.
     fn open_session(

@@ -3,7 +3,7 @@
 use lockkit_core::Fence;
 
 use super::store::{JobStore, Session};
-use super::{Ack, JobId, NewJob, Verdict};
+use super::{Ack, Enqueued, JobId, NewJob, Verdict};
 use crate::Error;
 use crate::backend::Backend;
 use crate::transaction::Tx;
@@ -27,12 +27,15 @@ pub trait TransactionalStore: JobStore {
     /// The database.
     type Database: JobDatabase;
 
-    /// Puts jobs into a queue with the transaction, and returns their ids in the same order.
+    /// Puts jobs into a queue with the transaction, and returns their ids as [`JobStore::enqueue`] does.
     ///
     /// Cost: on SQLite a statement a job; on PostgreSQL one statement, and one more for a queue that is new. The first
     /// transaction that names a new queue makes others wait who do so too, until it ends. Whoever waits for work
     /// is told after the commit, on PostgreSQL in all processes, by a task of a tenth of a second at most; of jobs in a
     /// joined transaction workers hear by looking.
+    ///
+    /// A unique key is taken when this returns: others who want it wait until the transaction ends, and so does
+    /// the job that had it, if it was queued, so that it sees what the transaction did.
     ///
     /// # Errors
     ///
@@ -46,7 +49,28 @@ pub trait TransactionalStore: JobStore {
         tx: &mut Tx<'_, Self::Database>,
         queue: &str,
         jobs: &[NewJob],
-    ) -> impl Future<Output = Result<Vec<JobId>, Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<JobId>, Error>> + Send {
+        async move {
+            let put = self.put_in(tx, queue, jobs).await?;
+            Ok(put.into_iter().map(Enqueued::id).collect())
+        }
+    }
+
+    /// [`enqueue_in`](Self::enqueue_in), and tells what became of each: of use for unique jobs.
+    ///
+    /// # Errors
+    ///
+    /// As `enqueue_in`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the transaction's: the caller rolls back.
+    fn put_in(
+        &self,
+        tx: &mut Tx<'_, Self::Database>,
+        queue: &str,
+        jobs: &[NewJob],
+    ) -> impl Future<Output = Result<Vec<Enqueued>, Error>> + Send;
 
     /// Acknowledges a claimed job as done, with the transaction. In a handler, [`Job::ack_in`](super::Job::ack_in) does
     /// this for its own job.

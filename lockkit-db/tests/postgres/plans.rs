@@ -82,6 +82,24 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
             assert!(!plan.contains("lockkit_job_owner"), "{plan}");
             assert!(plan.contains(by_id), "{plan}");
         }
+        let unique = "Index Scan using lockkit_job_unique";
+        let put = plan!(
+            "enqueue_unique",
+            "('q', '{0}', '{0}', '{0}', '{1}', '{k}', '{x}', '{u}')"
+        );
+        assert!(
+            put.contains("Conflict Arbiter Indexes: lockkit_job_unique"),
+            "{put}"
+        );
+        let taken = plan!(
+            "unique_taken",
+            "('q', '{0}', '{0}', '{0}', '{1}', '{k}', '{x}', '{u}', '{t}')"
+        );
+        let free = plan!("unique_free", "('q', '{u}')");
+        assert!(
+            taken.contains(unique) && free.contains(unique),
+            "{taken}\n{free}"
+        );
         assert!(plan!("ack_in", "(1, 1, 1, NULL, 0)").contains(by_id));
         assert!(plan!("reap", "('{1}')").contains("lockkit_job_settled"));
         assert!(plan!("claim_again", "(1, 1)").contains("lockkit_job_owner"));

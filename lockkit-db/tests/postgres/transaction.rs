@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    Ack, Completion, Job, JobStore, MAX_PAYLOAD, NewJob, Settlement, TransactionalStore as _,
-    Verdict, Worker,
+    Ack, Completion, Enqueued, Job, JobStore, MAX_PAYLOAD, NewJob, OnDuplicate, Settlement,
+    TransactionalStore as _, Verdict, Worker,
 };
 use lockkit_db::sqlx::postgres::PgListener;
 use lockkit_db::sqlx::{self, PgPool};
@@ -137,6 +137,22 @@ async fn what_is_said_of_a_job_waits_for_its_transaction_and_sees_what_became_of
     let stats = scene.store.stats().await.unwrap();
     let worker = &stats.workers[0];
     assert_eq!((worker.done, worker.retried, stats.ready), (4 + 2, 2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_stands_for_one_of_an_open_transaction_is_not_begun_before_its_end() {
+    // Mutant: C55
+    let scene = Scene::new().await;
+    let session = scene.session().await;
+    let unique = [NewJob::new("k", vec![]).unique("k", OnDuplicate::Skip)];
+    let ids = scene.store.enqueue("q", &unique).await.unwrap();
+    let mut tx = begin(&scene.database.pool(1)).await;
+    let put = scene.store.put_in(&mut tx, "q", &unique).await.unwrap();
+    assert_eq!(put, [Enqueued::Skipped(ids[0])]);
+    // What it is about is not to be seen yet.
+    assert!(claim(&scene.store, &session, 1).await.is_empty());
+    tx.commit().await.unwrap();
+    assert_eq!(claim(&scene.store, &session, 1).await[0].id, ids[0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

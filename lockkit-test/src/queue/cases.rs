@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    Ack, AckBatch, ClaimSpec, ClaimedJob, JobId, JobStore, MAX_BATCH, MAX_NAME, MAX_PAYLOAD,
-    NewJob, Renewal, Session, SessionSpec, Settlement, Verdict,
+    Ack, AckBatch, ClaimSpec, ClaimedJob, Enqueued, JobId, JobStore, MAX_BATCH, MAX_NAME,
+    MAX_PAYLOAD, MAX_UNIQUE, NewJob, OnDuplicate, Renewal, Session, SessionSpec, Settlement,
+    Verdict,
 };
 
 use super::Bench;
@@ -721,6 +722,177 @@ mod all {
         );
     }
 
+    pub async fn a_unique_job_that_is_queued_stands_for_the_next_one<B: Bench>(bench: B) {
+        // Mutant: C51
+        let store = bench.store();
+        let unique =
+            |key: &str, payload: &[u8]| NewJob::new("kind", payload).unique(key, OnDuplicate::Skip);
+        let first = store
+            .put("q", &[job(), unique("b", b"1"), unique("a", b"1"), job()])
+            .await
+            .unwrap();
+        let ids: BTreeSet<_> = first.iter().map(|put| put.id()).collect();
+        assert!(ids.len() == 4 && first.iter().all(|put| matches!(put, Enqueued::New(_))));
+        let again = [
+            unique("a", b"2"),
+            job(),
+            unique("b", b"2"),
+            unique("c", b"2"),
+        ];
+        let second = store.put("q", &again).await.unwrap();
+        assert_eq!(second[0], Enqueued::Skipped(first[2].id()));
+        assert_eq!(second[2], Enqueued::Skipped(first[1].id()));
+        assert!(matches!(
+            second[1..],
+            [Enqueued::New(_), _, Enqueued::New(_)]
+        ));
+        // A key is its queue's own.
+        let other = store.enqueue("other", &[unique("a", b"3")]).await.unwrap();
+        assert!(!ids.contains(&other[0]));
+        assert_eq!(
+            store.enqueue("q", &again[..1]).await.unwrap(),
+            [first[2].id()]
+        );
+
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(10).await;
+        assert_eq!(claimed.len(), 6);
+        for job in claimed {
+            let payload: &[u8] = match job.id {
+                id if id == first[1].id() || id == first[2].id() => b"1",
+                id if id == second[3].id() => b"2",
+                _ => b"payload",
+            };
+            assert_eq!(job.payload, payload);
+            assert_eq!(
+                a.end(&job, Verdict::Done { result: None }).await,
+                Settlement::Accepted
+            );
+        }
+        // It is done, and the key is free.
+        let third = store.put("q", &[unique("a", b"4")]).await.unwrap();
+        assert!(matches!(third[0], Enqueued::New(id) if id > second[3].id()));
+    }
+
+    pub async fn a_unique_job_replaces_what_is_queued<B: Bench>(bench: B) {
+        // Mutant: C52
+        let store = bench.store();
+        let unique = |kind: &str| {
+            let job = NewJob::new(kind, kind.as_bytes()).unique("k", OnDuplicate::Replace);
+            job.max_attempts(2)
+        };
+        let put = async |job: NewJob| store.put("q", &[job]).await.unwrap()[0];
+        let Enqueued::New(id) = put(unique("first").after(MS)).await else {
+            panic!("there was none");
+        };
+        enqueue(store, 1).await;
+        assert_eq!(
+            put(unique("second").priority(1)).await,
+            Enqueued::Replaced(id)
+        );
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(2).await;
+        let second = &claimed[1];
+        assert_eq!(
+            (second.id, &*second.kind, &*second.payload),
+            (id, "second", &b"second"[..])
+        );
+        assert_eq!((second.priority, second.max_attempts), (1, 2));
+        // What waits for its second attempt begins anew with the first, and its epochs go on.
+        assert_eq!(
+            a.end(second, retry(Duration::ZERO)).await,
+            Settlement::Accepted
+        );
+        let third = unique("third").after(MS * 5).max_attempts(7);
+        assert_eq!(put(third).await, Enqueued::Replaced(id));
+        assert!(a.claim(1).await.is_empty(), "it waits, as it was said");
+        bench.advance(MS * 5).await;
+        assert_eq!(store.upkeep().await.unwrap().promoted, 1);
+        let third = a.claim(1).await.remove(0);
+        assert_eq!((third.id, &*third.kind, third.attempt), (id, "third", 1));
+        assert_eq!((third.priority, third.max_attempts), (0, 7));
+        assert!(third.epoch > second.epoch);
+    }
+
+    pub async fn a_running_job_does_not_stand_for_a_new_one<B: Bench>(bench: B) {
+        // Mutants: C53, C54
+        let store = bench.store();
+        for on_duplicate in [OnDuplicate::Skip, OnDuplicate::Replace] {
+            let put = async || {
+                let job = job().max_attempts(2).unique("k", on_duplicate);
+                store.put("q", &[job]).await.unwrap()[0]
+            };
+            let taken = |id: JobId| match on_duplicate {
+                OnDuplicate::Skip => Enqueued::Skipped(id),
+                OnDuplicate::Replace => Enqueued::Replaced(id),
+            };
+            let first = put().await.id();
+            let mut a = Hand::new(store, "a").await;
+            let running = a.claim(1).await.remove(0);
+            // It fails: while it waits for its second attempt, it stands for others.
+            assert_eq!(
+                a.end(&running, retry(Duration::ZERO)).await,
+                Settlement::Accepted
+            );
+            assert_eq!(put().await, taken(first));
+            let running = a.claim(1).await.remove(0);
+            let Enqueued::New(second) = put().await else {
+                panic!("the running one was taken for a queued one");
+            };
+            assert_eq!(put().await, taken(second));
+            // Both are queued, and the key is the second's.
+            assert_eq!(
+                a.end(&running, Verdict::Release).await,
+                Settlement::Accepted
+            );
+            assert_eq!(put().await, taken(second));
+            let both = a.claim(5).await;
+            assert_eq!(ids(&both), [first, second]);
+            assert!(matches!(put().await, Enqueued::New(id) if id > second));
+            for job in both.iter().chain(&a.claim(5).await) {
+                let dead = Verdict::Dead { error: "e".into() };
+                assert_eq!(a.end(job, dead).await, Settlement::Accepted);
+            }
+            assert!(
+                matches!(put().await, Enqueued::New(_)),
+                "the dead have none"
+            );
+            let last = a.claim(5).await.remove(0);
+            let done = Verdict::Done { result: None };
+            assert_eq!(a.end(&last, done).await, Settlement::Accepted);
+        }
+    }
+
+    pub async fn a_key_is_one_job_however_many_want_it<B: Bench>(bench: B) {
+        // Mutant: C51
+        let stores = [Arc::clone(bench.store()), bench.second().await];
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..50_usize {
+            let store = Arc::clone(&stores[task % 2]);
+            let on_duplicate = if task % 3 == 0 {
+                OnDuplicate::Replace
+            } else {
+                OnDuplicate::Skip
+            };
+            tasks.spawn(async move {
+                // All keys, in an order of its own.
+                let keys = (0..5).map(|n| format!("key {}", (n * (1 + task % 4) + task) % 5));
+                let jobs: Vec<_> = keys.map(|key| job().unique(key, on_duplicate)).collect();
+                store.put("q", &jobs).await.unwrap()
+            });
+        }
+        let mut new = 0;
+        let mut all = BTreeSet::new();
+        while let Some(put) = tasks.join_next().await {
+            for put in put.unwrap() {
+                new += usize::from(matches!(put, Enqueued::New(_)));
+                all.insert(put.id());
+            }
+        }
+        assert_eq!((new, all.len()), (5, 5));
+        assert_eq!(stores[0].stats().await.unwrap().ready, 5);
+    }
+
     pub async fn bad_input_is_refused_and_changes_nothing<B: Bench>(bench: B) {
         let store = bench.store();
         let refused = |field: &str, result: Result<Vec<JobId>, Error>| match result {
@@ -738,6 +910,12 @@ mod all {
             );
         }
         let years = Duration::from_hours(20 * 366 * 24);
+        let unique = |key: &str| job().unique(key, OnDuplicate::Skip);
+        for key in ["", "nul\0", &"x".repeat(MAX_UNIQUE + 1)] {
+            refused("unique", store.enqueue("q", &[job(), unique(key)]).await);
+        }
+        let twice = [unique("k"), job(), unique("k")];
+        refused("unique", store.enqueue("q", &twice).await);
         refused("jobs", store.enqueue("q", &[]).await);
         refused(
             "jobs",

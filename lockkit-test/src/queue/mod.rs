@@ -24,6 +24,7 @@ macro_rules! queue_transactions {
             a_result_is_kept_with_the_transaction
             only_what_is_done_is_part_of_a_transaction
             a_transaction_of_sqlx_can_carry_jobs
+            a_key_comes_and_goes_with_the_transaction
         }
     };
     (@cases $make:expr => $($case:ident)+) => {
@@ -69,6 +70,10 @@ macro_rules! queue_conformance {
             epochs_grow_while_the_clock_stands
             scheduled_jobs_wait_for_their_time
             a_waiter_hears_of_new_work
+            a_unique_job_that_is_queued_stands_for_the_next_one
+            a_unique_job_replaces_what_is_queued
+            a_running_job_does_not_stand_for_a_new_one
+            a_key_is_one_job_however_many_want_it
             bad_input_is_refused_and_changes_nothing
         }
     };

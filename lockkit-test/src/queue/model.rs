@@ -6,8 +6,8 @@ use std::time::Duration;
 use lockkit_core::Fence;
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    Ack, AckBatch, ClaimSpec, ClaimedJob, JobId, JobStore, NewJob, Renewal, Session, SessionSpec,
-    Settlement, Verdict,
+    Ack, AckBatch, ClaimSpec, ClaimedJob, Enqueued, JobId, JobStore, NewJob, OnDuplicate, Renewal,
+    Session, SessionSpec, Settlement, Verdict,
 };
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -32,6 +32,15 @@ pub enum Op {
         delay: u64,
         /// Their attempts.
         max_attempts: u32,
+    },
+    /// Puts a job in that has a key.
+    Put {
+        /// Which key.
+        key: u8,
+        /// Whether it replaces.
+        replace: bool,
+        /// Its delay, in ms.
+        delay: u64,
     },
     /// A worker, one of two by name, opens a session.
     Open(bool),
@@ -94,6 +103,8 @@ pub fn histories(most: usize) -> impl Strategy<Value = Vec<Op>> {
         3 => (1..4usize, -1..2i16, delay, 1..4u32).prop_map(|(n, priority, delay, max_attempts)| {
             Op::Enqueue { n, priority, delay, max_attempts }
         }),
+        2 => (0..2_u8, any::<bool>(), prop_oneof![Just(0), 1..60_u64])
+            .prop_map(|(key, replace, delay)| Op::Put { key, replace, delay }),
         2 => any::<bool>().prop_map(Op::Open),
         2 => any::<Index>().prop_map(Op::Renew),
         8 => (any::<Index>(), vec((any::<Index>(), end), 0..4), 0..4usize)
@@ -129,6 +140,7 @@ struct Job {
     epoch: Option<Fence>,
     attempt: u32,
     max_attempts: u32,
+    key: Option<u8>,
 }
 
 /// A session as its worker has it, with what the model knows of it.
@@ -190,10 +202,28 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
                             epoch: None,
                             attempt: 0,
                             max_attempts: *max_attempts,
+                            key: None,
                         },
                     );
                     assert!(known.is_none(), "an id is given once");
                 }
+            }
+            Op::Put {
+                key,
+                replace,
+                delay,
+            } => {
+                let on_duplicate = if *replace {
+                    OnDuplicate::Replace
+                } else {
+                    OnDuplicate::Skip
+                };
+                let job = NewJob::new("k", b"p".to_vec())
+                    .max_attempts(2)
+                    .after(Duration::from_millis(*delay))
+                    .unique(key.to_string(), on_duplicate);
+                let put = store.put("q", &[job]).await.unwrap();
+                model.put(*key, *replace, *delay, put[0]);
             }
             Op::Open(name) => {
                 let spec = SessionSpec {
@@ -315,6 +345,48 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
 }
 
 impl Model {
+    fn put(&mut self, key: u8, replace: bool, delay: u64, told: Enqueued) {
+        let live = |job: &Job| !matches!(job.state, State::Done | State::Dead);
+        let has_key = |job: &Job| job.key == Some(key) && live(job);
+        let queued = |job: &Job| matches!(job.state, State::Ready | State::Scheduled);
+        let held = self.jobs.iter_mut().find(|(_, job)| has_key(job));
+        let epoch = match held {
+            Some((id, job)) if queued(job) => {
+                if !replace {
+                    assert_eq!(told, Enqueued::Skipped(*id));
+                    return;
+                }
+                assert_eq!(told, Enqueued::Replaced(*id));
+                job.epoch
+            }
+            held => {
+                let known = held.map(|(id, job)| {
+                    job.key = None;
+                    *id
+                });
+                assert!(
+                    matches!(told, Enqueued::New(id) if Some(id) > known),
+                    "{told:?}"
+                );
+                None
+            }
+        };
+        let job = Job {
+            state: if delay > 0 {
+                State::Scheduled
+            } else {
+                State::Ready
+            },
+            priority: 0,
+            run_at: self.now + delay,
+            epoch,
+            attempt: 0,
+            max_attempts: 2,
+            key: Some(key),
+        };
+        self.jobs.insert(told.id(), job);
+    }
+
     /// Recent claims are the ones that may still be held.
     fn recent(claims: &[ClaimedJob]) -> &[ClaimedJob] {
         &claims[claims.len().saturating_sub(8)..]

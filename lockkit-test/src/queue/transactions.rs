@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    Ack, AckBatch, ClaimedJob, JobStore as _, MAX_PAYLOAD, Session, Settlement, TransactionalStore,
-    Verdict,
+    Ack, AckBatch, ClaimedJob, Enqueued, JobStore as _, MAX_PAYLOAD, OnDuplicate, Session,
+    Settlement, TransactionalStore, Verdict,
 };
 use lockkit_db::sqlx::{Acquire as _, Connection as _};
 use lockkit_db::transaction::{Tx, TxOptions};
@@ -276,6 +276,32 @@ mod all {
             a.end(&claimed, Verdict::Release).await,
             Settlement::Accepted
         );
+    }
+
+    pub async fn a_key_comes_and_goes_with_the_transaction<B: TransactionalBench>(bench: B) {
+        let store = bench.store();
+        let unique = [job().unique("k", OnDuplicate::Skip)];
+        let mut tx = begin(&bench).await;
+        let put = store.put_in(&mut tx, "q", &unique).await.unwrap();
+        assert!(matches!(put[0], Enqueued::New(_)));
+        let put = store.put_in(&mut tx, "q", &unique).await.unwrap();
+        assert!(matches!(put[0], Enqueued::Skipped(_)));
+        tx.rollback().await;
+        let first = store.put("q", &unique).await.unwrap()[0];
+        assert!(matches!(first, Enqueued::New(_)));
+
+        // A job that puts its successor in.
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(1).await.remove(0);
+        let mut tx = begin(&bench).await;
+        let ack = Ack::done(&claimed);
+        store.ack_in(&mut tx, &a.session, &ack).await.unwrap();
+        let next = store.put_in(&mut tx, "q", &unique).await.unwrap()[0];
+        assert!(matches!(next, Enqueued::New(id) if id > first.id()));
+        tx.commit().await.unwrap();
+        assert_eq!(a.end(&claimed, retry(MS)).await, Settlement::Committed);
+        let put = store.put("q", &unique).await.unwrap();
+        assert_eq!(put, [Enqueued::Skipped(next.id())]);
     }
 
     pub async fn a_transaction_of_sqlx_can_carry_jobs<B: TransactionalBench>(bench: B)

@@ -2,6 +2,7 @@
 
 mod connections;
 mod cursor;
+mod entry;
 mod schema;
 mod statements;
 mod wake;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::connections::{Commits, Connections};
 use self::cursor::Cursor;
+use self::entry::Entry;
 use self::statements::{Batch, Claims, sql};
 use self::wake::Wake;
 use super::job::{check_batch, check_enqueue};
@@ -24,7 +26,7 @@ use super::store::{
     Session, SessionSpec, Upkeep, WorkerTotals,
 };
 use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
-use super::{JobId, NewJob};
+use super::{Enqueued, JobId, NewJob};
 use crate::Error;
 use crate::transaction::Tx;
 
@@ -196,21 +198,22 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// Puts jobs in, unless there is no such queue: then there are no ids.
-    async fn insert(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
-        let parts = statements::parts(jobs);
-        if let [part] = &parts[..] {
+    /// Puts jobs in: by one statement if they are few and have no keys.
+    async fn insert(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
+        let all: Vec<_> = jobs.iter().collect();
+        if let [part] = &statements::parts(&all)[..]
+            && all.iter().all(|job| job.key().is_none())
+        {
             let rows = self.lanes.write(statements::enqueue(queue, part)).await?;
-            return Ok(statements::ids(&rows));
+            if !rows.is_empty() {
+                let ids = statements::ids(&rows);
+                return Ok(ids.into_iter().map(Enqueued::New).collect());
+            }
         }
-        let mut ids = Vec::with_capacity(jobs.len());
         let mut transaction = self.lanes.begin().await?;
-        for part in &parts {
-            let rows = transaction.rows(statements::enqueue(queue, part)).await?;
-            ids.extend(statements::ids(&rows));
-        }
+        let put = Entry::Own(&mut transaction).put(queue, jobs).await?;
         transaction.commit().await?;
-        Ok(ids)
+        Ok(put)
     }
 
     /// Runs a claim, alone or in an exchange, from where the last one ended.
@@ -301,15 +304,11 @@ impl PostgresStore {
 }
 
 impl JobStore for PostgresStore {
-    async fn enqueue(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
+    async fn put(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
-        let mut ids = self.insert(queue, jobs).await?;
-        if ids.is_empty() {
-            self.lanes.write(statements::register(queue)).await?;
-            ids = registered(queue, self.insert(queue, jobs).await?)?;
-        }
+        let put = self.insert(queue, jobs).await?;
         self.hints.tell(queue).await;
-        Ok(ids)
+        Ok(put)
     }
 
     async fn open_session(&self, spec: &SessionSpec) -> Result<Session, Error> {
@@ -520,44 +519,20 @@ impl JobStore for PostgresStore {
 impl TransactionalStore for PostgresStore {
     type Database = Postgres;
 
-    async fn enqueue_in(
+    async fn put_in(
         &self,
         tx: &mut Tx<'_, Postgres>,
         queue: &str,
         jobs: &[NewJob],
-    ) -> Result<Vec<JobId>, Error> {
+    ) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
-        let mut ids = Vec::with_capacity(jobs.len());
-        for part in statements::parts(jobs) {
-            let inserted = insert_in(tx.connection(), queue, part).await;
-            ids.extend(inserted.map_err(|error| tx.explain(error))?);
-        }
-        let ids = registered(queue, ids)?;
+        let put = Entry::Theirs(tx).put(queue, jobs).await?;
         if !tx.is_joined() {
             let (hints, queue) = (Arc::clone(&self.hints), queue.to_owned());
             tx.on_commit(move || hints.tell_soon(queue))?;
         }
-        Ok(ids)
+        Ok(put)
     }
-}
-
-/// Puts jobs into a queue that is registered if it is new.
-async fn insert_in(
-    connection: &mut PgConnection,
-    queue: &str,
-    jobs: &[NewJob],
-) -> Result<Vec<JobId>, sqlx::Error> {
-    let insert = statements::enqueue(queue, jobs).fetch_all(&mut *connection);
-    let mut rows = insert.await?;
-    if rows.is_empty() {
-        statements::register(queue)
-            .execute(&mut *connection)
-            .await?;
-        rows = statements::enqueue(queue, jobs)
-            .fetch_all(connection)
-            .await?;
-    }
-    Ok(statements::ids(&rows))
 }
 
 impl JobDatabase for Postgres {}
@@ -604,15 +579,6 @@ impl Hints {
         let notify = self.reader.write(sqlx::query(sql!("notify")).bind(queue));
         let _ = timeout(TELL, notify).await;
     }
-}
-
-/// The ids of jobs that were put into a queue which was registered before.
-fn registered(queue: &str, ids: Vec<JobId>) -> Result<Vec<JobId>, Error> {
-    if ids.is_empty() {
-        let problem = format!("queue {queue:?} was registered, and is not there");
-        return Err(Error::Schema { problem });
-    }
-    Ok(ids)
 }
 
 /// A number that is not below zero, unless the clock went back.

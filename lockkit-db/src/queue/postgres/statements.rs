@@ -26,8 +26,8 @@ const PART: usize = 16 << 20;
 
 // === enqueue ===
 
-/// Jobs in parts that one statement can take; one part, if they are not large.
-pub(super) fn parts(jobs: &[NewJob]) -> Vec<&[NewJob]> {
+/// Jobs in parts that one statement can take; one part, if they are not large, and none, if they are none.
+pub(super) fn parts<'a, 'j>(jobs: &'a [&'j NewJob]) -> Vec<&'a [&'j NewJob]> {
     let mut parts = Vec::new();
     let (mut from, mut bytes) = (0, 0);
     for (at, job) in jobs.iter().enumerate() {
@@ -37,7 +37,9 @@ pub(super) fn parts(jobs: &[NewJob]) -> Vec<&[NewJob]> {
             (from, bytes) = (at, job.payload.len());
         }
     }
-    parts.push(&jobs[from..]);
+    if from < jobs.len() {
+        parts.push(&jobs[from..]);
+    }
     parts
 }
 
@@ -45,10 +47,29 @@ pub(super) fn register(queue: &str) -> Statement<'static> {
     sqlx::query(sql!("enqueue_queue")).bind(queue.to_owned())
 }
 
-pub(super) fn enqueue<'q>(queue: &'q str, jobs: &'q [NewJob]) -> Statement<'q> {
-    fn each<'q, T>(jobs: &'q [NewJob], what: impl Fn(&'q NewJob) -> T) -> Vec<T> {
-        jobs.iter().map(what).collect()
-    }
+pub(super) fn enqueue<'q>(queue: &'q str, jobs: &'q [&'q NewJob]) -> Statement<'q> {
+    said(sql!("enqueue"), queue, jobs)
+}
+
+/// Of jobs that all have keys, in the order of these.
+pub(super) fn enqueue_unique<'q>(queue: &'q str, jobs: &'q [&'q NewJob]) -> Statement<'q> {
+    said(sql!("enqueue_unique"), queue, jobs).bind(keys(jobs))
+}
+
+pub(super) fn unique_taken<'q>(queue: &'q str, jobs: &'q [&'q NewJob]) -> Statement<'q> {
+    said(sql!("unique_taken"), queue, jobs)
+        .bind(keys(jobs))
+        .bind(each(jobs, NewJob::replaces))
+}
+
+pub(super) fn unique_free<'q>(queue: &'q str, jobs: &'q [&'q NewJob]) -> Statement<'q> {
+    sqlx::query(sql!("unique_free"))
+        .bind(queue)
+        .bind(keys(jobs))
+}
+
+/// What jobs are, side by side.
+fn said<'q>(sql: &'static str, queue: &'q str, jobs: &'q [&'q NewJob]) -> Statement<'q> {
     let delay = |job: &NewJob| match job.schedule {
         Schedule::After(delay) => delay.as_millis() as i64,
         _ => 0,
@@ -57,7 +78,7 @@ pub(super) fn enqueue<'q>(queue: &'q str, jobs: &'q [NewJob]) -> Statement<'q> {
         Schedule::At(time) => unix_ms(time).ok(),
         _ => None,
     };
-    sqlx::query(sql!("enqueue"))
+    sqlx::query(sql)
         .bind(queue)
         .bind(each(jobs, |job| job.priority))
         .bind(each(jobs, delay))
@@ -65,6 +86,14 @@ pub(super) fn enqueue<'q>(queue: &'q str, jobs: &'q [NewJob]) -> Statement<'q> {
         .bind(each(jobs, |job| job.max_attempts as i32))
         .bind(each(jobs, |job| &*job.kind))
         .bind(each(jobs, |job| &*job.payload))
+}
+
+fn each<'q, T>(jobs: &[&'q NewJob], what: impl Fn(&'q NewJob) -> T) -> Vec<T> {
+    jobs.iter().map(|job| what(job)).collect()
+}
+
+fn keys<'q>(jobs: &[&'q NewJob]) -> Vec<&'q str> {
+    jobs.iter().filter_map(|job| job.key()).collect()
 }
 
 /// The ids that an enqueue returned, in the order of its jobs.
