@@ -1,5 +1,7 @@
 //! What differs between databases where rows with versions are concerned.
 
+use std::fmt;
+
 #[cfg(feature = "postgres")]
 use sqlx::Postgres;
 #[cfg(feature = "sqlite")]
@@ -88,6 +90,9 @@ pub trait Rows: Database {
     ) -> &std::sync::OnceLock<super::Table<Self>>
     where
         Self: crate::backend::Backend;
+
+    /// Shows arguments, values and all.
+    fn show(arguments: &Self::Arguments, to: &mut impl fmt::Write) -> fmt::Result;
 
     /// What an error of a statement by itself means. Never looks at a message's text.
     fn fault(error: &sqlx::Error) -> Fault;
@@ -181,6 +186,10 @@ impl Rows for Postgres {
         &tables.postgres
     }
 
+    fn show(arguments: &Self::Arguments, to: &mut impl fmt::Write) -> fmt::Result {
+        write!(to, "{arguments:?}")
+    }
+
     fn fault(error: &sqlx::Error) -> Fault {
         let code = error
             .as_database_error()
@@ -271,6 +280,10 @@ impl Rows for Sqlite {
         tables: &crate::versioned::made::Tables,
     ) -> &std::sync::OnceLock<super::Table<Self>> {
         &tables.sqlite
+    }
+
+    fn show(arguments: &Self::Arguments, to: &mut impl fmt::Write) -> fmt::Result {
+        write!(to, "{arguments:?}")
     }
 
     fn fault(error: &sqlx::Error) -> Fault {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use lockkit_core::KeyedSemaphore;
 use lockkit_core::sync::Mutex;
 use sqlx::{Acquire, AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use sqlx_core::transaction::TransactionManager as _;
@@ -21,7 +22,8 @@ const MOST_COLUMNS: usize = 500;
 
 /// The description of a table whose rows carry a version, with the statements made of it.
 ///
-/// Cheap to clone; clones share their [conflict statistics](Self::conflicts). Make one and keep it.
+/// Cheap to clone; clones share their [conflict statistics](Self::conflicts), and the lines of
+/// [`optimistic()`](crate::optimistic()) updates at their rows. Make one and keep it.
 ///
 /// # Examples
 ///
@@ -81,6 +83,8 @@ struct Inner {
     parts: Parts,
     texts: Texts,
     conflicts: Mutex<Adaptive>,
+    /// One place for each key, by its fingerprint.
+    turns: KeyedSemaphore<u64>,
 }
 
 /// The key's values come first in each, then the version, then the rest.
@@ -200,6 +204,7 @@ impl<DB: Backend> TableBuilder<DB> {
                 texts: parts.texts::<DB>(),
                 parts,
                 conflicts: Mutex::new(Adaptive::new()),
+                turns: one_at_a_time(),
                 name: self.name,
             }),
             database: PhantomData,
@@ -673,6 +678,11 @@ impl<DB: Backend> Table<DB> {
         &self.inner.conflicts
     }
 
+    /// Where those line up who are about to lock a row.
+    pub(crate) fn turns(&self) -> &KeyedSemaphore<u64> {
+        &self.inner.turns
+    }
+
     /// The key.
     pub(crate) fn arguments(&self, key: &impl Bind<DB>) -> Result<Values<DB>, Error> {
         let mut values = Values::new();
@@ -854,6 +864,10 @@ pub(crate) async fn answer<DB: Backend>(
         Fault::Lost if !alone || writes == Writes::No => (Fault::Refused, error),
         fault => (fault, error),
     })
+}
+
+fn one_at_a_time() -> KeyedSemaphore<u64> {
+    KeyedSemaphore::new(1).expect("one is a limit")
 }
 
 /// Whether a statement whose answer is lost may have changed something.

@@ -1,5 +1,8 @@
 //! What is bound to a statement, and what is read from a row.
 
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher as _};
+
 use sqlx::{Arguments as _, ColumnIndex, Decode, Encode, Row as _, Type, TypeInfo as _};
 
 use super::Version;
@@ -106,6 +109,23 @@ impl<DB: Backend> Values<DB> {
         self.arguments.add(value).map_err(|error| {
             Error::invalid("values", format!("number {at} cannot be encoded: {error}"))
         })
+    }
+
+    /// Tells these values from others, almost always.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        struct Hashed(DefaultHasher);
+
+        impl fmt::Write for Hashed {
+            fn write_str(&mut self, part: &str) -> fmt::Result {
+                self.0.write(part.as_bytes());
+                Ok(())
+            }
+        }
+
+        // What databases can do with all arguments alike is to show them, which is not kept.
+        let mut hashed = Hashed(DefaultHasher::new());
+        let _ = DB::show(&self.arguments, &mut hashed);
+        hashed.0.finish()
     }
 
     pub(crate) fn push_text(&mut self, text: &str) -> Result<(), Error> {

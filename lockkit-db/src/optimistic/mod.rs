@@ -8,6 +8,7 @@ mod machine;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use lockkit_core::KeyedPermit;
 use lockkit_core::retry::{Backoff, Policy};
 use sqlx::Pool;
 
@@ -19,6 +20,9 @@ use crate::backend::{Backend, Class, classify};
 use crate::cas::{Bind, Loaded, Outcome, Record, Table, Version};
 use crate::transaction::{Isolation, Tx, TxOptions};
 
+/// As long as a transaction waits for a lock, unless it is told otherwise.
+const LONGEST_LINE: Duration = Duration::from_secs(5);
+
 /// Changes the row of that key, whoever else is at it: `optimistic(&pool, &table, key).apply(closure).run()`.
 ///
 /// The row is read, the closure makes the new value of it, and a compare-and-set writes that. On a conflict
@@ -26,6 +30,11 @@ use crate::transaction::{Isolation, Tx, TxOptions};
 /// left, it locks the row first, so **nobody runs out of tries while the row can be had**. In a table where
 /// most of the latest updates have met a conflict, updates begin with the lock, but for one in 16 that
 /// looks whether that has changed; see [`Table::conflicts`].
+///
+/// Who is about to lock a row lines up for it with the others of this process, or rather with those who use the same
+/// [`Table`], and the lock is asked for by the first in line alone. A database keeps no order: who comes when a lock
+/// is just let go of gets ahead of those who are asleep at it, again and again. A line costs no connection either.
+/// Nobody stands in it for more than 5 s; then it goes on without.
 ///
 /// The closure may run several times, each time on the row as it was just read, and once too often never
 /// counts. It cannot wait or do I/O, so there is nothing that would happen twice.
@@ -231,6 +240,7 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
                         free = false;
                         table.adaptive().lock().escalated();
                     }
+                    let _turn = self.turn().await;
                     self.try_locked(&mut made).await
                 }
                 Step::Again => self.write_again(made.as_ref()).await,
@@ -292,6 +302,15 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
         let mut connection = self.at.pool.acquire().await?;
         let row = self.at.table.load_on(&mut connection, &self.at.key).await?;
         self.change(&mut connection, row, made).await
+    }
+
+    /// This one's turn among those of the process who are about to lock the row. A courtesy, which nothing
+    /// but the order depends on: `None` if it does not come, because who has it is stuck.
+    async fn turn(&self) -> Option<KeyedPermit<'p, u64>> {
+        let Optimistic { table, key, .. } = &self.at;
+        let key = table.arguments(key).ok()?.fingerprint();
+        let turn = tokio::time::timeout(LONGEST_LINE, table.turns().acquire(key));
+        turn.await.ok()
     }
 
     /// Whoever is at the row as well waits, so what was read is what is written over.

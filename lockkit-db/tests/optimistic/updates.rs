@@ -9,6 +9,7 @@ use lockkit_db::optimistic::three_way;
 use lockkit_db::sqlx::postgres::PgPoolOptions;
 use lockkit_db::sqlx::{self, Row as _};
 use lockkit_db::{Error, optimistic};
+use lockkit_test::wake::poll_once;
 use tokio::runtime::Handle;
 
 use crate::scene::on_both;
@@ -350,6 +351,62 @@ on_both! {
         }
         let done = optimistic(&scene.pool, &stars, 7).apply(|n: &i64| n + 1).run().await.unwrap();
         assert!(!done.locked);
+    }
+}
+
+on_both! {
+    // Mutants: O40, O41
+    async fn those_of_one_process_who_want_the_lock_of_a_row_stand_in_line(scene: 4) {
+        with_tables!(scene);
+        let stars = stars();
+        sql!(scene, "INSERT INTO note (id, stars) VALUES (7, 0), (8, 0)");
+        while !stars.conflicts().locking {
+            let calls = AtomicU32::new(0);
+            let update = optimistic(&scene.pool, &stars, 8).apply(|n: &i64| {
+                if calls.fetch_add(1, Ordering::SeqCst) < 2 && !stars.conflicts().locking {
+                    meanwhile(async {
+                        sql!(scene, "UPDATE note SET version = version + 1");
+                    });
+                }
+                *n
+            });
+            update.run().await.unwrap();
+        }
+        // So that a free one is had at the first poll.
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            all.push(scene.pool.acquire().await.unwrap());
+        }
+        for mut connection in all {
+            connection.return_to_pool().await;
+        }
+        let in_use = || scene.pool.size() as usize - scene.pool.num_idle();
+        assert_eq!(in_use(), 0);
+
+        let append = |id: i64, digit: i64| {
+            let update = optimistic(&scene.pool, &stars, id).apply(move |n: &i64| n * 10 + digit);
+            Box::pin(update.run())
+        };
+        let others = Mutex::new([append(7, 2), append(7, 3), append(7, 4), append(8, 5)]);
+        let first = optimistic(&scene.pool, &stars, 7_i64).apply(|n: &i64| {
+            let mut others = others.lock().unwrap();
+            let mut used = Vec::new();
+            for other in others.iter_mut() {
+                assert!(poll_once(other.as_mut()).is_pending());
+                used.push(in_use());
+            }
+            // This one's, and that of the one at the other row.
+            assert_eq!(used, [1, 1, 1, 2]);
+            n * 10 + 1
+        });
+        assert!(first.run().await.unwrap().locked);
+        let [second, gone, fourth, elsewhere] = others.into_inner().unwrap();
+        drop(gone);
+        let (second, fourth, elsewhere) = tokio::join!(second, fourth, elsewhere);
+        assert_eq!(second.unwrap().value, 12);
+        assert_eq!(fourth.unwrap().value, 124);
+        assert_eq!(elsewhere.unwrap().value, 5);
+        scene.is_clean().await;
     }
 }
 
