@@ -10,8 +10,9 @@
 //!
 //! What is here is the scaffolding: the option `--db` and the database that it names. A pattern needs none of it.
 
-use std::process::Stdio;
-use std::sync::OnceLock;
+mod either;
+mod process;
+
 use std::time::Duration;
 
 use clap::Parser;
@@ -19,7 +20,9 @@ use lockkit_db::sqlx;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
-use tokio::process::{Child, Command};
+
+use process::DB;
+pub use process::{process, role};
 
 #[doc(hidden)]
 pub use {anyhow, lockkit_db, tokio};
@@ -37,12 +40,6 @@ struct Options {
     #[arg(long, value_name = "URL")]
     db: Option<String>,
 }
-
-/// What `--db` has to say for the same database in another process.
-static DB: OnceLock<String> = OnceLock::new();
-
-/// In the environment of a process that another one has started: what it is for.
-const ROLE: &str = "EXAMPLE_ROLE";
 
 /// The database of `--db`.
 pub enum Database {
@@ -79,66 +76,4 @@ pub async fn run(prove: impl AsyncFnOnce(Database) -> anyhow::Result<()>) -> any
         }
     };
     prove(database).await
-}
-
-/// This program once more, as a process of its own with the same database, for what `role` says. It dies with the
-/// handle.
-///
-/// # Errors
-///
-/// When it cannot be started.
-pub fn process(role: &str) -> anyhow::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(DB.get().map(|db| ["--db", db]).into_iter().flatten());
-    command
-        .env(ROLE, role)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    Ok(command.kill_on_drop(true).spawn()?)
-}
-
-/// What this process was started for by [`process`], if it was.
-#[must_use]
-pub fn role() -> Option<String> {
-    std::env::var(ROLE).ok()
-}
-
-/// The items of an example, once for each database, with `Db` for it and `Pool` for the pool of connections to it; and `main`,
-/// which gives a pool to `async fn prove(pool: Pool) -> anyhow::Result<()>` among them.
-///
-/// A service has one database, and needs no such thing: there `Pool` is `sqlx::PgPool`, or `sqlx::SqlitePool`.
-#[macro_export]
-macro_rules! on_either_database {
-    ($($item:item)*) => {
-        #[$crate::tokio::main]
-        async fn main() -> $crate::anyhow::Result<()> {
-            $crate::run(async |database| match database {
-                $crate::Database::Postgres(pool) => on_postgres::start(pool).await,
-                $crate::Database::Sqlite(pool) => on_sqlite::start(pool).await,
-            })
-            .await
-        }
-
-        mod on_postgres {
-            use super::*;
-            type Pool = $crate::lockkit_db::sqlx::PgPool;
-            #[allow(dead_code, reason = "few have a name for it")]
-            type Db = $crate::lockkit_db::sqlx::Postgres;
-            pub(super) async fn start(pool: Pool) -> $crate::anyhow::Result<()> {
-                prove(pool).await
-            }
-            $($item)*
-        }
-
-        mod on_sqlite {
-            use super::*;
-            type Pool = $crate::lockkit_db::sqlx::SqlitePool;
-            #[allow(dead_code, reason = "few have a name for it")]
-            type Db = $crate::lockkit_db::sqlx::Sqlite;
-            pub(super) async fn start(pool: Pool) -> $crate::anyhow::Result<()> {
-                prove(pool).await
-            }
-            $($item)*
-        }
-    };
 }
