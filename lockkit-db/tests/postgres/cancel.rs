@@ -4,14 +4,18 @@
 //! Mutant: A15c
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use lockkit_db::queue::{Ack, AckBatch, ClaimSpec, JobStore, Settlement, Verdict};
+use lockkit_db::queue::{Ack, AckBatch, ClaimSpec, JobStore, PostgresOptions, Settlement, Verdict};
 use lockkit_db::sqlx;
 use lockkit_test::cancel::at_every_poll_async;
 use lockkit_test::postgres::Proxy;
 use tokio::sync::Mutex;
 
-use super::{Scene, at, claim, jobs, run, spec};
+use super::{LEASE, Scene, claim, jobs, open, run, spec};
+
+/// For what was dropped to end. Generous: it is only waited for when something is broken.
+const SOON: Duration = Duration::from_secs(20);
 
 impl Scene {
     /// One whose store is behind a proxy. That is a task on the thread of the test, so that no answer is there
@@ -19,13 +23,16 @@ impl Scene {
     async fn behind_a_proxy() -> (Self, Proxy) {
         let mut scene = Self::new().await;
         let proxy = Proxy::start(&scene.database);
-        scene.store = at(proxy.options()).await;
+        // The server is not to end after a while what was left open.
+        let options = PostgresOptions::new(proxy.options()).patience(LEASE);
+        scene.store = open(options).await;
         (scene, proxy)
     }
 
     /// No transaction of anybody is open, and what was under way when it was dropped has ended.
     async fn is_quiet(&self) {
         let mut connection = self.database.connect().await;
+        let begun = Instant::now();
         loop {
             let busy: Vec<String> = sqlx::query_scalar(
                 "SELECT state FROM pg_stat_activity
@@ -37,6 +44,7 @@ impl Scene {
             if busy.is_empty() {
                 return;
             }
+            assert!(begun.elapsed() < SOON, "left behind: {busy:?}");
             tokio::task::yield_now().await;
         }
     }
@@ -206,7 +214,7 @@ async fn upkeep_looking_and_waiting_leave_nothing_open() {
     at_every_poll_async(|| scene.store.stats(), check)
         .await
         .demand(2);
-    let limit = std::time::Duration::from_millis(5);
+    let limit = Duration::from_millis(5);
     at_every_poll_async(|| scene.store.wait_for_work("none", limit), check)
         .await
         .demand(1);
