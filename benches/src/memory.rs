@@ -155,7 +155,7 @@ pub(crate) fn child(args: &ChildArgs) -> Result<()> {
             .prefetch(1000)
             .batch(1000)
             .on_settled(move |settled| {
-                if settled.settlement == Settlement::Stale {
+                if settled.settlement != Settlement::Accepted {
                     return;
                 }
                 // Ordering: a count alone, nothing is published by it.

@@ -333,6 +333,43 @@ async fn what_a_lost_session_had_finished_is_offered_and_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_accepted_and_then_forgotten_with_the_session_is_not_called_refused() {
+    // Mutant: Q17
+    let store = store(4).await;
+    for _ in 0..30 {
+        store.inject(Op::Renew, Fault::LoseRequest);
+    }
+    let handler = {
+        let (store, first) = (Arc::clone(&store), AtomicUsize::new(0));
+        move |_: Job| {
+            if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                // It is committed, and as above the session is over when that could be said.
+                store.inject(Op::Exchange, Fault::LoseReply);
+                for _ in 0..18 {
+                    store.inject(Op::Exchange, Fault::Refuse);
+                }
+            }
+            async { Ok(Completion::Done) }
+        }
+    };
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let worker = worker(&store, handler).on_settled(move |end| {
+        tell.lock().unwrap().push(end.settlement);
+    });
+    let worker = worker.build().unwrap();
+    let lost = async {
+        while worker.stats().lost == 0 || worker.stats().unsettled > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let stats = worker.run(lost).await;
+    assert_eq!(total(&store).await.done, 4, "all were accepted");
+    assert_eq!((stats.done, stats.stale, stats.unknown), (0, 0, 4));
+    assert_eq!(*told.lock().unwrap(), [Settlement::Unknown; 4]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_lets_handlers_finish_and_gives_the_rest_back() {
     // Mutant C19: prefetched jobs stay with a worker that is gone.
     let store = store(50).await;

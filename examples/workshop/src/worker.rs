@@ -118,6 +118,10 @@ async fn run_task(job: Job) -> HandlerResult {
 
 /// Called for each claim, after the commit that ended it or the refusal.
 fn tell_settled(settled: &Settled) {
+    // As if it had never been told: the results show what became of it.
+    if settled.settlement == Settlement::Unknown {
+        return;
+    }
     say(&Line::Settled {
         job: settled.ack.id.0,
         epoch: settled.ack.epoch.get(),

@@ -422,6 +422,9 @@ pub enum Settlement {
     /// It was refused and changed nothing: the claim had ended, because the lease was over
     /// or because the job had been claimed anew.
     Stale,
+    /// Nobody can tell. No store says so, but a worker does: the answer to the batch was lost, and when it
+    /// was sent again its session had ended, and with it the memory of what had been committed.
+    Unknown,
 }
 
 /// The answer to a batch that is here again: of `n` acknowledgements all were accepted, but for those at `others`:

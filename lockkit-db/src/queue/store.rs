@@ -34,8 +34,8 @@ pub const MAX_LEASE: Duration = Duration::from_hours(24);
 /// operation happened is unknown. [`exchange`](Self::exchange) can then be sent again as it was:
 /// a batch of acknowledgements that had been committed is answered from memory, not done twice,
 /// and a numbered claim that had been made is answered with the same jobs. Once the session has
-/// ended, all that can be said is [`Settlement::Stale`]. An [`enqueue`](Self::enqueue) cannot be
-/// sent again safely: look, give the jobs unique keys, or make them such that one too many does no harm.
+/// ended, all that can be said is [`Settlement::Stale`], whatever was committed before. An
+/// [`enqueue`](Self::enqueue) cannot be sent again safely: look, give the jobs unique keys, or make them such that one too many does no harm.
 pub trait JobStore: Send + Sync + 'static {
     /// Puts jobs into a queue, all or none, and returns their ids in the same order: for a
     /// [unique](NewJob::unique) one whose key was taken, the id of the job that has it.

@@ -149,7 +149,7 @@ pub struct Job {
 pub struct Settled {
     /// What was offered.
     pub ack: Ack,
-    /// What the store said, after its commit.
+    /// What the store said, after its commit, or that it cannot say.
     pub settlement: Settlement,
 }
 
@@ -171,6 +171,8 @@ pub struct WorkerStats {
     pub given_back: u64,
     /// Acknowledgements that were refused because the claim had ended.
     pub stale: u64,
+    /// Acknowledgements of which nobody can tell whether they were accepted: see [`Settlement::Unknown`].
+    pub unknown: u64,
     /// Calls of the store that found the database locked until their patience ended.
     pub busy_errors: u64,
     /// Other calls of the store that failed. Each was tried again.
@@ -682,6 +684,7 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
         let mut stats = self.stats.lock();
         match (settled.settlement, &settled.ack.verdict) {
             (Settlement::Stale, _) => stats.stale += 1,
+            (Settlement::Unknown, _) => stats.unknown += 1,
             (Settlement::Committed, _) | (_, Verdict::Done { .. }) => stats.done += 1,
             (_, Verdict::Retry { .. } | Verdict::Dead { .. }) => stats.failed += 1,
             (_, Verdict::Release | Verdict::Snooze { .. }) => stats.given_back += 1,
@@ -823,6 +826,8 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
         let mut failures = 0;
         // The number of the last claim, and whether its reply was lost.
         let (mut seq, mut again) = (0, false);
+        // Whether a reply to the batch that is under way was lost.
+        let mut unsure = false;
         loop {
             let (batch, want) = match self.look().await {
                 Look::Exchange { batch, want } => (batch, want),
@@ -854,8 +859,10 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 self.lease.lose();
                 self.lost.cancel();
                 again |= claim.is_some();
+                unsure |= batch.is_some();
                 continue;
             };
+            unsure |= batch.is_some() && exchange.as_ref().is_err_and(Error::is_unknown);
             match exchange {
                 Ok(exchange) => {
                     pause = Duration::from_millis(5);
@@ -869,7 +876,13 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                     let Some(seq) = batch.map(|batch| batch.seq) else {
                         continue;
                     };
-                    for (ack, settlement) in self.claims.settled(seq, &exchange.settled) {
+                    // A session that has ended remembers nothing, and refuses what it had accepted.
+                    let refused = exchange.settled.iter().all(|one| *one == Settlement::Stale);
+                    let forgotten = std::mem::take(&mut unsure) && refused;
+                    for (ack, mut settlement) in self.claims.settled(seq, &exchange.settled) {
+                        if forgotten {
+                            settlement = Settlement::Unknown;
+                        }
                         let settled = Settled { ack, settlement };
                         self.shared.count_settled(&settled);
                         (self.shared.on_settled)(&settled);
