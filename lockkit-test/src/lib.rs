@@ -13,18 +13,25 @@
 //! | prove that what was acknowledged was done, once, and nothing else | [`ledger`] |
 //! | prove that transfers neither make nor lose money | [`bank`] |
 //! | find the anomalies of isolation in a history of transactions | [`list_append`] |
+//! | keep the record of a worker process that is to be killed | [`diary`] |
+//! | hold the workers of a queue against its own books | [`audit`] |
+//! | let everything happen to workers and server, from one seed (feature `postgres`) | `nemesis` |
 //!
 //! The modules are public, unlike elsewhere in the workspace, because names such as
 //! [`total_queue::check`] need their module to be read. Without the feature `queue`, nothing here
 //! depends on another crate of the workspace.
 
+pub mod audit;
 pub mod bank;
 pub mod cancel;
 pub mod child;
 pub mod counter;
+pub mod diary;
 pub mod history;
 pub mod ledger;
 pub mod list_append;
+#[cfg(feature = "postgres")]
+pub mod nemesis;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "queue")]

@@ -45,8 +45,8 @@ const SOON: Duration = Duration::from_mins(1);
 /// The log's last lines, for errors.
 const LOG_LINES: usize = 50;
 
-/// Reads words from its standard input until it ends: `start`, and `stop`, which is a crash: at once,
-/// and without a checkpoint. Passes on what the server says, and says `lockkit: down` each time that it
+/// Reads words from its standard input until it ends: `start`, `shut`, which is how a server ends that is to be
+/// started again, and `stop`, which is a crash: at once, and without a checkpoint. Passes on what the server says, and says `lockkit: down` each time that it
 /// and all its sessions have ended, of their own accord too.
 const WARDEN: &str = r#"
 folder=$1; shift
@@ -56,7 +56,7 @@ trap '' PIPE
 exec 2>/dev/null
 stop() {
     [ -n "$pid" ] || return
-    kill -QUIT "$pid"; wait "$pid"; pid=
+    kill -"$1" "$pid"; wait "$pid"; pid=
 }
 mkfifo "$folder/log"
 while read -r word; do
@@ -64,10 +64,11 @@ while read -r word; do
     start)
         { cat "$folder/log"; echo "lockkit: down"; } &
         setpriv --pdeathsig QUIT -- "$@" >"$folder/log" 2>&1 & pid=$! ;;
-    stop) stop ;;
+    shut) stop INT ;;
+    stop) stop QUIT ;;
     esac
 done
-stop
+stop QUIT
 rm -rf "$folder"
 "#;
 
@@ -285,8 +286,26 @@ impl Cluster {
     ///
     /// When the server is not this process's own.
     pub fn crash(&self) -> Result<(), PostgresError> {
+        self.again("stop")
+    }
+
+    /// Shuts the server down, which ends its sessions and writes a checkpoint, and starts it again. Blocks until it
+    /// is ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`crash`](Self::crash).
+    ///
+    /// # Panics
+    ///
+    /// As [`crash`](Self::crash).
+    pub fn restart(&self) -> Result<(), PostgresError> {
+        self.again("shut")
+    }
+
+    fn again(&self, end: &str) -> Result<(), PostgresError> {
         let own = self.own.as_ref().expect("a server of one's own");
-        own.say("stop", &News::Down)?;
+        own.say(end, &News::Down)?;
         own.say("start", &News::Ready)
     }
 

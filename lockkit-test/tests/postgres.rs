@@ -53,6 +53,17 @@ async fn what_was_committed_survives_a_crash_and_sessions_do_not() {
 }
 
 #[tokio::test]
+async fn a_restart_ends_sessions_and_keeps_what_was_committed() {
+    let cluster = Cluster::start(&Settings::new()).unwrap();
+    let database = cluster.database().await;
+    let mut session = database.connect().await;
+    session.execute("CREATE TABLE t ()").await.unwrap();
+    cluster.restart().unwrap();
+    session.execute("SELECT 1").await.unwrap_err();
+    database.connect().await.execute("TABLE t").await.unwrap();
+}
+
+#[tokio::test]
 async fn parameters_arrive() {
     let cluster = Cluster::start(&Settings::new().parameter("work_mem", "77kB")).unwrap();
     let shown: String = sqlx::query_scalar("SHOW work_mem")

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -93,6 +94,12 @@ impl Proxy {
     #[must_use]
     pub fn options(&self) -> PgConnectOptions {
         self.options.clone()
+    }
+
+    /// How to connect through it, for a program of its own.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.options.to_url_lossy().into()
     }
 
     /// A pool through it. It does not test its connections, so that each round trip is somebody's.
