@@ -140,6 +140,14 @@ pub enum Error {
         /// What was shown.
         fence: lockkit_core::Fence,
     },
+    /// As [`ClaimEnded`](Self::ClaimEnded), of a job in a table of the caller's own.
+    #[error("the claim of a job of {table} with fence {fence} has ended")]
+    JobLost {
+        /// The table.
+        table: String,
+        /// What was shown.
+        fence: lockkit_core::Fence,
+    },
     /// The fence shown was never claimed, so whatever was read before may be old. Nothing was changed.
     #[error("{resource} was never claimed with fence {fence}")]
     Unclaimed {
@@ -147,13 +155,6 @@ pub enum Error {
         resource: String,
         /// What was shown.
         fence: lockkit_core::Fence,
-    },
-    /// A job is not the caller's any more: its lease is over, somebody else has claimed it, or it was settled.
-    /// What was to be committed with it is to be rolled back.
-    #[error("the job of {table} is not held any more")]
-    JobLost {
-        /// The table.
-        table: String,
     },
     /// There is no row of that key.
     #[error("{table} has no row of that key")]

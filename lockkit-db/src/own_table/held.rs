@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Settlement;
-use super::describe::{JobKey, JobRow, JobTable, Parts, States, number, of_key};
+use super::describe::{Parts, States};
+use super::table::{JobKey, JobRow, JobTable, number, of_key};
 use crate::Error;
 use crate::backend::Backend;
 use crate::cas::Values;

@@ -8,8 +8,9 @@ use lockkit_core::Fence;
 use sqlx::Pool;
 
 use super::Settlement;
-use super::describe::{JobKey, JobRow, JobTable, Parts, StatusValue, milliseconds, number, of_key};
+use super::describe::{Parts, StatusValue};
 use super::dialect::Role;
+use super::table::{JobKey, JobRow, JobTable, milliseconds, number, of_key};
 use crate::backend::Backend;
 use crate::cas::Values;
 use crate::cas::dialect::Kind;
@@ -365,6 +366,7 @@ impl<DB: Backend> LeasedJobs<DB> {
             Ok(Settlement::Accepted) => Ok(()),
             Ok(Settlement::Stale) => Err(Error::JobLost {
                 table: self.table.name().to_owned(),
+                fence: claim.fence,
             }),
             Err(error) => Err(tx.explain_ours(error)),
         }
@@ -428,18 +430,20 @@ impl Texts {
         // SQLite knows no names of tables there.
         let mut returned = parts.columns.clone();
         returned.extend([key.clone(), DB::read(fence, Kind::Count), read_attempt]);
-        // A subquery could be run anew for each row, and would then find further jobs.
+        // A subquery, and each of two that are put together where they are used, is run anew for a row that has
+        // changed meanwhile, and would then find other jobs.
         let claim = format!(
-            "WITH lost AS MATERIALIZED (SELECT t.{key} AS lockkit_key FROM {table} AS t \
+            "WITH lockkit_lost AS MATERIALIZED (SELECT t.{key} AS lockkit_key FROM {table} AS t \
                  WHERE t.{status} = {running} AND t.{until} <= {now} AND t.{key} IS NOT NULL AND {has_next} \
                  ORDER BY t.{until}, t.{key} LIMIT $1{claimed}), \
-             due AS MATERIALIZED (SELECT t.{key} AS lockkit_key FROM {table} AS t \
+             lockkit_due AS MATERIALIZED (SELECT t.{key} AS lockkit_key FROM {table} AS t \
                  WHERE {found} AND {has_next} \
-                 ORDER BY {order} LIMIT $1 - (SELECT count(*) FROM lost){claimed}) \
+                 ORDER BY {order} LIMIT $1 - (SELECT count(*) FROM lockkit_lost){claimed}), \
+             lockkit_picked AS MATERIALIZED (SELECT lockkit_key FROM lockkit_lost \
+                 UNION ALL SELECT lockkit_key FROM lockkit_due) \
              UPDATE {table} AS t SET {status} = {running}, {until} = {lease}, \
                  {fence} = coalesce(t.{fence}, 0) + 1{attempt} \
-             FROM (SELECT lockkit_key FROM lost UNION ALL SELECT lockkit_key FROM due) AS c \
-             WHERE t.{key} = c.lockkit_key RETURNING {returned}",
+             FROM lockkit_picked AS c WHERE t.{key} = c.lockkit_key RETURNING {returned}",
             lease = lease("$2"),
             returned = returned.join(", "),
         );

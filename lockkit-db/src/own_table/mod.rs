@@ -77,10 +77,12 @@ mod describe;
 pub(crate) mod dialect;
 mod held;
 mod leased;
+mod table;
 
-pub use describe::{First, JobKey, JobRow, JobTable, JobTableBuilder, States, StatusValue, Times};
+pub use describe::{First, JobTableBuilder, States, StatusValue, Times};
 pub use held::HeldJob;
 pub use leased::{Claim, LeasedJob, LeasedJobs, Leasing};
+pub use table::{JobKey, JobRow, JobTable};
 
 /// What became of a word about a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -39,6 +39,7 @@ on_both! {
     }
 }
 
+// Mutants: T14, T22
 on_both! {
     async fn a_word_that_is_dropped_can_be_said_again(scene: 2) {
         with_tables!(scene);

@@ -56,6 +56,7 @@ on_both! {
     }
 }
 
+// Mutant: T24
 on_both! {
     async fn a_failed_job_stays_failed_and_one_to_retry_comes_when_it_is_due(scene: 1) {
         with_tables!(scene);
@@ -83,6 +84,7 @@ on_both! {
     }
 }
 
+// Mutant: T23
 on_both! {
     async fn a_job_that_is_settled_cannot_be_settled_again(scene: 2) {
         with_tables!(scene);

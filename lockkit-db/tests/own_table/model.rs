@@ -252,7 +252,7 @@ fn run<T>(check: impl Future<Output = T>) -> T {
         .block_on(check)
 }
 
-// Mutants: T12, T13, T14, T15, T16
+// Mutants: T12, T13, T14, T15, T16, T22, T25
 proptest! {
     // A case makes a database of its own.
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
