@@ -25,8 +25,7 @@ use crate::cas::{Bind, Deleted, Outcome, Record, Table, Values, Version};
 /// The field of the version is an `i64` or a [`Version`], written by that name. What is said wrongly is an error of the
 /// compiler at the place where it stands, and so is a name that [`Table::describe`] would refuse.
 ///
-/// A column that may be NULL is an [`Option`]. Without, a NULL is an error on PostgreSQL, and on SQLite sqlx reads it as
-/// 0 or as an empty text.
+/// A column that may be NULL is an [`Option`]. Without, a NULL is an error.
 ///
 /// Types may be generic. A struct cannot borrow what it has read, so it has no lifetimes, and each of its fields is a
 /// column. Where some are not, put the row into a field of the struct that you want.
@@ -344,6 +343,14 @@ pub mod made {
                 table.build().expect("the derive has checked the names")
             })
         }
+    }
+
+    /// A column of a row.
+    pub fn column<'r, DB: Backend, T>(row: &'r DB::Row, at: usize) -> Result<T, sqlx::Error>
+    where
+        T: sqlx::Decode<'r, DB> + for<'q> sqlx::Encode<'q, DB> + sqlx::Type<DB>,
+    {
+        DB::column(row, at)
     }
 
     /// The version in a row.

@@ -36,7 +36,7 @@ pub(crate) fn implementations(input: &DeriveInput, description: &Description) ->
         let numbered = columns.iter().zip(first..);
         let get = |(column, at): (&Column, usize)| {
             let field = column.field;
-            quote!(#field: ::lockkit_db::sqlx::Row::try_get(__row, #at)?)
+            quote!(#field: ::lockkit_db::made::column::<__DB, _>(__row, #at)?)
         };
         numbered.map(get).collect()
     };
@@ -122,10 +122,6 @@ fn generics(input: &DeriveInput, description: &Description) -> syn::Generics {
                 + ::lockkit_db::sqlx::Type<__DB>
         });
     }
-    bounds.predicates.push(parse_quote! {
-        ::core::primitive::usize:
-            ::lockkit_db::sqlx::ColumnIndex<<__DB as ::lockkit_db::sqlx::Database>::Row>
-    });
     if types {
         bounds.predicates.push(parse_quote!(
             Self: ::core::marker::Send + ::core::marker::Sync

@@ -4,10 +4,12 @@ use std::fmt;
 
 #[cfg(feature = "postgres")]
 use sqlx::Postgres;
-#[cfg(feature = "sqlite")]
-use sqlx::Sqlite;
 use sqlx::error::BoxDynError;
-use sqlx::{Arguments as _, Database, Row as _, SqlStr};
+#[cfg(feature = "sqlite")]
+use sqlx::sqlite::{Sqlite, SqliteArgumentsBuffer};
+use sqlx::{Arguments as _, Database, Decode, Encode, Row as _, SqlStr, Type};
+#[cfg(feature = "sqlite")]
+use sqlx::{ValueRef as _, error::UnexpectedNullError};
 
 /// What a version is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,12 @@ pub trait Rows: Database {
 
     /// A number from a row.
     fn number(row: &Self::Row, at: usize) -> Result<Option<i64>, sqlx::Error>;
+
+    /// A value from a row. A NULL only as what is written as NULL: SQLite's driver by itself makes a 0 or an empty text
+    /// of one, and whoever writes that back has changed what he has never seen.
+    fn column<'r, T>(row: &'r Self::Row, at: usize) -> Result<T, sqlx::Error>
+    where
+        T: Decode<'r, Self> + for<'q> Encode<'q, Self> + Type<Self>;
 
     /// The place for the description of a table of this database.
     #[cfg(feature = "derive")]
@@ -179,6 +187,13 @@ impl Rows for Postgres {
         row.try_get(at)
     }
 
+    fn column<'r, T>(row: &'r Self::Row, at: usize) -> Result<T, sqlx::Error>
+    where
+        T: Decode<'r, Self> + for<'q> Encode<'q, Self> + Type<Self>,
+    {
+        row.try_get(at)
+    }
+
     #[cfg(feature = "derive")]
     fn described(
         tables: &crate::versioned::made::Tables,
@@ -202,6 +217,8 @@ impl Rows for Postgres {
                 Fault::Description("a column is of another type than its value")
             }
             Some("22003" | "22008") => Fault::Description("a number does not fit its column"),
+            Some("22001") => Fault::Description("a text is too long for its column"),
+            Some("22021") => Fault::Description("a text has a NUL in it"),
             _ if crate::backend::classify_sqlx(error) == crate::backend::Class::ConnectionLost => {
                 Fault::Lost
             }
@@ -273,6 +290,24 @@ impl Rows for Sqlite {
 
     fn number(row: &Self::Row, at: usize) -> Result<Option<i64>, sqlx::Error> {
         row.try_get(at)
+    }
+
+    fn column<'r, T>(row: &'r Self::Row, at: usize) -> Result<T, sqlx::Error>
+    where
+        T: Decode<'r, Self> + for<'q> Encode<'q, Self> + Type<Self>,
+    {
+        let value: T = row.try_get(at)?;
+        if row.try_get_raw(at)?.is_null() {
+            let mut written = SqliteArgumentsBuffer::default();
+            let again = value.encode_by_ref(&mut written);
+            if !again.is_ok_and(|again| again.is_null()) {
+                return Err(sqlx::Error::ColumnDecode {
+                    index: at.to_string(),
+                    source: Box::new(UnexpectedNullError),
+                });
+            }
+        }
+        Ok(value)
     }
 
     #[cfg(feature = "derive")]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lockkit_core::KeyedSemaphore;
 use lockkit_core::sync::Mutex;
+use sqlx::error::UnexpectedNullError;
 use sqlx::{Acquire, AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use sqlx_core::transaction::TransactionManager as _;
 
@@ -761,10 +762,13 @@ impl<DB: Backend> Table<DB> {
     pub(crate) fn row<R: Record<DB>>(&self, row: &DB::Row) -> Result<Loaded<R>, Error> {
         let version = self.version(row, self.inner.parts.columns.len())?;
         let value = R::read(row).map_err(|error| {
-            self.misfit(
-                "a value column is not of the type that it is read as",
-                Some(error),
-            )
+            let problem = match &error {
+                sqlx::Error::ColumnDecode { source, .. } if source.is::<UnexpectedNullError>() => {
+                    "a value column is NULL, and is read as what cannot be"
+                }
+                _ => "a value column is not of the type that it is read as",
+            };
+            self.misfit(problem, Some(error))
         })?;
         Ok(Loaded { value, version })
     }

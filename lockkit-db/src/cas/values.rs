@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher as _};
 
-use sqlx::{Arguments as _, ColumnIndex, Decode, Encode, Row as _, Type, TypeInfo as _};
+use sqlx::{Arguments as _, Decode, Encode, Type, TypeInfo as _};
 
 use super::Version;
 use crate::Error;
@@ -61,6 +61,9 @@ pub trait Bind<DB: Backend> {
 pub trait Record<DB: Backend>: Bind<DB> + Sized {
     /// Reads the columns, which stand at the front of the row in the order of their description. After them
     /// stand the version, as a 64-bit number, and the columns of the key.
+    ///
+    /// A NULL that is no [`Option`] is an error in the records that are there; on SQLite, sqlx's `try_get` reads it as 0
+    /// or as an empty text.
     ///
     /// # Errors
     ///
@@ -220,11 +223,10 @@ macro_rules! by_itself {
             impl<DB: Backend> Record<DB> for $type
             where
                 for<'a, 'q> &'a $type: Encode<'q, DB> + Type<DB>,
-                for<'r> $type: Decode<'r, DB> + Type<DB>,
-                usize: ColumnIndex<DB::Row>,
+                $type: for<'q> Encode<'q, DB> + for<'r> Decode<'r, DB> + Type<DB>,
             {
                 fn read(row: &DB::Row) -> Result<Self, sqlx::Error> {
-                    row.try_get(0)
+                    DB::column(row, 0)
                 }
             }
         )+
@@ -265,10 +267,9 @@ macro_rules! tuples {
         impl<DB: Backend, $($part),+> Record<DB> for ($($part,)+)
         where
             $($part: for<'q> Encode<'q, DB> + for<'r> Decode<'r, DB> + Type<DB>,)+
-            usize: ColumnIndex<DB::Row>,
         {
             fn read(row: &DB::Row) -> Result<Self, sqlx::Error> {
-                Ok(($(row.try_get::<$part, usize>($at)?,)+))
+                Ok(($(DB::column::<$part>(row, $at)?,)+))
             }
         }
     };

@@ -245,7 +245,8 @@ impl RowLock {
     /// any key is not answered by a locked row, to tell the missing from the skipped. On SQLite one step
     /// more.
     ///
-    /// `T` is made from the row's columns; `()` reads none. The keys may be of any type that compares with the
+    /// `T` is made from the row's columns, by sqlx, which on SQLite reads a NULL that is no [`Option`] as 0 or as an
+    /// empty text; `()` reads none. The keys may be of any type that compares with the
     /// column, and NULL has no row.
     ///
     /// # Errors

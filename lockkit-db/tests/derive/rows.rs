@@ -194,6 +194,25 @@ on_both! {
     }
 }
 
+on_both! {
+    // Mutant: A190
+    async fn a_null_in_a_field_that_is_no_option_is_an_error(scene: 1) {
+        with_tables!(scene);
+        sql!(scene, "INSERT INTO slot VALUES (1, NULL, 1)");
+        let none = Slot::<Option<String>>::load(&scene.pool, 1_i64).await.unwrap();
+        assert_eq!(none.unwrap().value, None);
+        let error = Slot::<String>::load(&scene.pool, 1_i64).await.unwrap_err();
+        assert!(matches!(&error, Error::Table { table, .. } if table == "slot"), "{error:?}");
+        assert!(error.to_string().contains("NULL"), "{error}");
+        // What was never seen is not written over.
+        let update = optimistic(&scene.pool, Slot::<String>::table(), 1_i64);
+        let error = update.apply(|slot: &Slot<String>| slot.clone()).run().await.unwrap_err();
+        assert!(error.to_string().contains("NULL"), "{error}");
+        let slot = Slot::<Option<String>>::load(&scene.pool, 1_i64).await.unwrap().unwrap();
+        assert_eq!((slot.value, slot.version), (None, 1));
+    }
+}
+
 #[test]
 fn a_struct_has_one_description_a_database() {
     use lockkit_db::cas::Table;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use lockkit_core::Fence;
 use lockkit_db::cas::{Deleted, Loaded, Outcome, Table, Version};
+use lockkit_db::fenced::FencedRows;
 use lockkit_db::sqlx::{self, Postgres, Sqlite};
 use lockkit_db::transaction::{Backend, Tx, TxOptions};
 use lockkit_db::{Error, optimistic, retry_tx};
@@ -349,6 +351,31 @@ on_both! {
 }
 
 on_both! {
+    // Mutant: A190
+    async fn a_value_that_is_null_is_read_only_as_what_can_be(scene: 1) {
+        with_tables!(scene);
+        sql!(scene, "ALTER TABLE note ADD COLUMN rank BIGINT; INSERT INTO note (id) VALUES (7)");
+        let ranks = Table::describe("note").key("id").columns(["rank", "stars"]).version("version");
+        let ranks = ranks.build().unwrap();
+        let row: Loaded<(Option<i64>, i64)> = ranks.load(&scene.pool, 7).await.unwrap().unwrap();
+        assert_eq!(row.value, (None, 0));
+        let one = Table::describe("note").key("id").columns(["rank"]).version("version").build().unwrap();
+        for error in [
+            ranks.load::<(i64, i64), _>(&scene.pool, 7).await.unwrap_err(),
+            ranks.load::<(String, i64), _>(&scene.pool, 7).await.unwrap_err(),
+            one.load::<i64, _>(&scene.pool, 7).await.unwrap_err(),
+            optimistic(&scene.pool, &one, 7).apply(|rank: &i64| rank + 1).run().await.unwrap_err(),
+        ] {
+            assert!(
+                matches!(&error, Error::Table { table, problem, .. }
+                    if table == "note" && problem.contains("NULL")),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+on_both! {
     // Mutant: A11
     async fn the_last_version_has_no_successor(scene: 1) {
         with_tables!(scene);
@@ -480,33 +507,82 @@ async fn a_conflict_that_came_up_while_it_waited_tells_the_version_by_then() {
     assert_eq!(waiting.await.unwrap(), Outcome::NotFound);
 }
 
-#[tokio::test]
-async fn a_version_that_outgrows_its_column_is_an_error_that_names_the_table() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_cannot_be_is_an_error_that_names_the_table() {
     let scene = scene::Postgres::new(1).await;
-    sql!(scene, "CREATE SCHEMA app; CREATE TABLE app.small (id INT PRIMARY KEY, n INT, version INT NOT NULL);
-                 INSERT INTO app.small VALUES (1, 0, 2147483647)");
-    let small = Table::describe("app.small")
-        .key("id")
-        .columns(["n"])
-        .version("version");
-    let small = small.build().unwrap();
-    let error = small
-        .cas(&scene.pool, 1, version(2_147_483_647), 1)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::Table { table, .. } if table == "app.small"),
-        "{error:?}"
+    with_tables!(scene);
+    sql!(
+        scene,
+        "ALTER TABLE note ALTER title TYPE VARCHAR(3); INSERT INTO note (id) VALUES (7)"
     );
-    // An expected version that no column of that type can hold is no error.
-    let late = small
-        .cas(&scene.pool, 1, version(1 << 40), 1)
-        .await
-        .unwrap();
-    assert_eq!(
-        late,
-        Outcome::Conflict {
-            current: version(2_147_483_647)
+    let notes = notes();
+    for title in ["a\0b", "four"] {
+        let row = (title, 1_i64);
+        for result in [
+            notes.cas(&scene.pool, 7, version(1), row).await.map(drop),
+            notes.insert(&scene.pool, 8, row).await.map(drop),
+            notes
+                .batch_cas(&scene.pool, &[(7, version(1), row)])
+                .await
+                .map(drop),
+        ] {
+            let error = result.unwrap_err();
+            assert!(
+                matches!(&error, Error::Table { table, problem, .. }
+                    if table == "note" && problem.contains("text")),
+                "{error:?}"
+            );
         }
+    }
+    scene.is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_outgrows_its_column_is_an_error_that_names_the_table() {
+    let scene = scene::Postgres::new(2).await;
+    sql!(
+        scene,
+        "CREATE SCHEMA app;
+         CREATE TABLE app.small (id INT PRIMARY KEY, n INT, version SMALLINT NOT NULL, mark BIGINT);
+         CREATE TABLE app.medium (id INT PRIMARY KEY, n INT, version INT NOT NULL, mark BIGINT);
+         INSERT INTO app.small VALUES (1, 0, 32767, 1);
+         INSERT INTO app.medium VALUES (1, 0, 2147483647, 1)"
     );
+    for (name, last) in [
+        ("app.small", i64::from(i16::MAX)),
+        ("app.medium", i64::from(i32::MAX)),
+    ] {
+        let table = Table::describe(name).key("id").columns(["n"]);
+        let table = table.version("version").build().unwrap();
+        let fenced = FencedRows::new(&table, "mark").unwrap();
+        let fence = Fence::new(1).unwrap();
+        let last = version(last);
+        let update = optimistic(&scene.pool, &table, 1).apply(|n: &i32| n + 1);
+        let batch = [(1_i32, last, 1_i32)];
+        for result in [
+            table.cas(&scene.pool, 1, last, 1).await.map(drop),
+            table.batch_cas(&scene.pool, &batch).await.map(drop),
+            update.run().await.map(drop),
+            fenced.write(&scene.pool, 1, fence, 1).await.map(drop),
+            fenced
+                .write_cas(&scene.pool, 1, fence, last, 1)
+                .await
+                .map(drop),
+        ] {
+            let error = result.unwrap_err();
+            assert!(
+                matches!(&error, Error::Table { table, .. } if table == name),
+                "{error:?}"
+            );
+        }
+        // An expected version that no column of that type can hold is no error.
+        let late = table
+            .cas(&scene.pool, 1, version(1 << 40), 1)
+            .await
+            .unwrap();
+        assert_eq!(late, Outcome::Conflict { current: last });
+        let row: Loaded<i32> = table.load(&scene.pool, 1).await.unwrap().unwrap();
+        assert_eq!((row.value, row.version), (0, last));
+    }
+    scene.is_clean().await;
 }
