@@ -192,7 +192,7 @@ async fn dropped_at_every_poll_it_leaves_no_lock() {
             },
             async |_| {
                 locks(&mut view, 0, 0).await;
-                scene.is_quiet().await;
+                scene.is_clean().await;
             },
         )
         .await;

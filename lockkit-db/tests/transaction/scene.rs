@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lockkit_db::sqlx::postgres::PgConnection;
 use lockkit_db::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use lockkit_db::sqlx::{
     self, ConnectOptions as _, Connection as _, Executor as _, PgPool, SqlitePool,
@@ -42,44 +43,43 @@ impl Postgres {
     }
 
     /// Nothing is open in any session of the database, and no lock is held: now, or as soon as the server
-    /// has seen that a connection was closed.
+    /// has seen that a connection was closed, or is done with what it does by itself.
     pub(crate) async fn is_quiet(&self) {
         let mut look = self.database.connect().await;
+        let mut left = (0, 0);
         let quiet = async {
             loop {
-                let busy: i64 = sqlx::query_scalar(
-                    "SELECT count(*) FROM pg_stat_activity \
-                     WHERE datname = current_database() AND pid <> pg_backend_pid() \
-                       AND state <> 'idle'",
+                // What a serializable transaction has read is kept track of after its end, for as long as any other
+                // one of the server's lasts, and holds nobody up.
+                left = sqlx::query_as(
+                    "SELECT (SELECT count(*) FROM pg_stat_activity \
+                             WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                               AND state <> 'idle'), \
+                            (SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+                             WHERE d.datname = current_database() AND pid <> pg_backend_pid() \
+                               AND mode <> 'SIReadLock')",
                 )
                 .fetch_one(&mut look)
                 .await
                 .unwrap();
-                if busy == 0 {
+                if left == (0_i64, 0_i64) {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_mins(1), quiet)
-            .await
-            .expect("a session stays in a transaction");
-        // What a serializable transaction has read is kept track of after its end, for as long as any other one
-        // of the server's lasts, and holds nobody up.
-        let locks: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
-             WHERE d.datname = current_database() AND pid <> pg_backend_pid() \
-               AND mode <> 'SIReadLock'",
-        )
-        .fetch_one(&mut look)
-        .await
-        .unwrap();
-        assert_eq!(locks, 0);
+        let ended = tokio::time::timeout(Duration::from_mins(1), quiet).await;
+        assert!(
+            ended.is_ok(),
+            "sessions in a transaction and locks stay: {left:?}"
+        );
     }
 
     /// Every connection of the pool is as it was made: outside of a transaction, with its own settings.
+    // Mutant: B162
     pub(crate) async fn is_clean(&self) {
         self.is_quiet().await;
+        let new = settings(&mut self.database.connect().await).await;
         let mut all = Vec::new();
         for _ in 0..self.pool.options().get_max_connections() {
             let mut connection = self.pool.acquire().await.unwrap();
@@ -99,9 +99,21 @@ impl Postgres {
                     .unwrap();
                 assert_eq!(shown, value, "{setting}");
             }
+            assert_eq!(settings(&mut connection).await, new, "some other setting");
             all.push(connection);
         }
     }
+}
+
+/// All settings of a session, in one, without those of extensions, which are there only once they were used.
+async fn settings(session: &mut PgConnection) -> String {
+    sqlx::query_scalar(
+        "SELECT md5(string_agg(name || '=' || setting, ',' ORDER BY name)) FROM pg_settings \
+         WHERE name NOT LIKE '%.%'",
+    )
+    .fetch_one(session)
+    .await
+    .unwrap()
 }
 
 impl Sqlite {
@@ -161,14 +173,18 @@ impl Sqlite {
                 .execute("BEGIN IMMEDIATE; ROLLBACK")
                 .await
                 .expect("it was in a transaction");
-            let settings: (i64, i64) = sqlx::query_as(
+            let settings: (i64, i64, i64, i64, i64, String) = sqlx::query_as(
                 "SELECT (SELECT timeout FROM pragma_busy_timeout), \
-                        (SELECT query_only FROM pragma_query_only)",
+                        (SELECT query_only FROM pragma_query_only), \
+                        (SELECT foreign_keys FROM pragma_foreign_keys), \
+                        (SELECT synchronous FROM pragma_synchronous), \
+                        (SELECT read_uncommitted FROM pragma_read_uncommitted), \
+                        (SELECT journal_mode FROM pragma_journal_mode)",
             )
             .fetch_one(&mut *connection)
             .await
             .unwrap();
-            assert_eq!(settings, (5000, 0));
+            assert_eq!(settings, (5000, 0, 1, 2, 0, "wal".to_owned()));
             all.push(connection);
         }
     }
