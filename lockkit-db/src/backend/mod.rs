@@ -100,7 +100,8 @@ pub enum Class {
     /// The connection ended: before the commit, nothing has happened.
     ConnectionLost,
     /// A time-out, or somebody's request, ended the statement or the transaction. PostgreSQL 57014,
-    /// 25P03, 25P04; SQLite 9.
+    /// 25P03, 25P04; SQLite 9. The middle two end the session as well, and if its last words do not arrive, they are
+    /// a [`ConnectionLost`](Self::ConnectionLost).
     Interrupted,
     /// An earlier statement had failed, and this one was sent all the same. PostgreSQL 25P02.
     Aborted,

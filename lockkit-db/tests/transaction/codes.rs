@@ -286,19 +286,32 @@ async fn a_duplicate_is_tried_again_on_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_transaction_that_the_server_ends_is_a_lost_connection() {
+async fn an_idle_transaction_that_the_server_ends_is_interrupted_or_a_lost_connection() {
     let scene = Postgres::new(1).await;
-    let attempts = retry_tx!(&scene.pool, quick(), |tx| {
+    let mut runs = 0;
+    let result = retry_tx!(&scene.pool, quick(), |tx| {
+        runs += 1;
         if tx.attempt() == 1 {
             tx.execute("SET LOCAL idle_in_transaction_session_timeout = 1")
                 .await?;
             scene.is_quiet().await;
         }
-        tx.execute("UPDATE t SET n = 1").await?;
-        Ok::<_, Error>(tx.attempt())
-    })
-    .unwrap();
-    assert_eq!(attempts, 2);
+        tx.execute("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+        Ok::<_, Error>(())
+    });
+    // The server's last words arrive, or the socket is closed by then.
+    match result {
+        Ok(()) => assert_eq!((runs, scene.n(1).await), (2, 1)),
+        Err(Error::Database { source }) => {
+            let source = source.downcast_ref::<sqlx::Error>().unwrap();
+            assert_eq!(
+                (classify(source), &*code(source)),
+                (Class::Interrupted, "25P03")
+            );
+            assert_eq!((runs, scene.n(1).await), (1, 0));
+        }
+        Err(error) => panic!("{error:?}"),
+    }
     scene.is_clean().await;
 }
 
@@ -599,6 +612,114 @@ async fn a_session_that_is_killed_says_so_in_a_class_of_lost_connections() {
         fails(&mut session, kill).await,
         (Class::ConnectionLost, "57P01".into())
     );
+}
+
+// As after a failover, when a pool still goes to the server that was the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_only_reads_is_told_and_not_asked_again() {
+    let scene = Postgres::new(1).await;
+    let read_only = "DO $do$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', \
+                     current_database()); END $do$";
+    let mut session = scene.database.connect().await;
+    session.execute(read_only).await.unwrap();
+    let mut runs = 0;
+    let result: Result<(), Error> = retry_tx!(&scene.pool, quick(), |tx| {
+        runs += 1;
+        let written = tx.execute("UPDATE t SET n = 1").await;
+        let error = written.unwrap_err();
+        assert_eq!((classify(&error), &*code(&error)), (Class::Other, "25006"));
+        Err(error.into())
+    });
+    assert!(matches!(result, Err(Error::Database { .. })), "{result:?}");
+    assert_eq!(runs, 1);
+    // Nor does it matter to whoever reads, or asks what became of a transaction.
+    for options in [quick().read_only(), quick().resolve_unknown()] {
+        let n: i64 = retry_tx!(&scene.pool, options, |tx| {
+            let n = sqlx::query_scalar("SELECT n FROM t WHERE id = 1");
+            Ok::<_, Error>(n.fetch_one(&mut *tx).await?)
+        })
+        .unwrap();
+        assert_eq!(n, 0);
+    }
+    scene.is_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_full_is_waited_for_as_long_as_the_pool_will() {
+    let scene = Postgres::new(1).await;
+    let role = format!("few_{}", scene.database.name());
+    let make = format!(
+        "CREATE ROLE \"{role}\" LOGIN CONNECTION LIMIT 1; GRANT ALL ON ALL TABLES IN SCHEMA public TO \"{role}\""
+    );
+    let mut maker = scene.database.connect().await;
+    maker.execute(sqlx::AssertSqlSafe(make)).await.unwrap();
+    let options = scene.database.options().username(&role);
+    let holder = options.connect().await.unwrap();
+    let full = options.connect().await.unwrap_err();
+    assert_eq!(
+        (classify(&full), &*code(&full)),
+        (Class::ConnectionLost, "53300")
+    );
+
+    let pool = |patience| {
+        sqlx::postgres::PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(patience)
+            .connect_lazy_with(options.clone())
+    };
+    let add = async |pool: sqlx::PgPool| {
+        retry_tx!(&pool, quick(), |tx| {
+            tx.execute("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+            Ok::<_, Error>(tx.attempt())
+        })
+    };
+    let error = add(pool(Duration::from_millis(30))).await.unwrap_err();
+    let Error::Database { source } = &error else {
+        panic!("{error:?}");
+    };
+    let source = source.downcast_ref::<sqlx::Error>();
+    assert!(matches!(source, Some(sqlx::Error::PoolTimedOut)));
+
+    let waits = add(pool(Duration::from_mins(1)));
+    let (added, closed) = tokio::join!(waits, sqlx::Connection::close(holder));
+    closed.unwrap();
+    assert_eq!((added.unwrap(), scene.n(1).await), (1, 1));
+    let mut look = scene.database.connect().await;
+    let drop_role = format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\"");
+    look.execute(sqlx::AssertSqlSafe(drop_role)).await.unwrap();
+}
+
+// A smart shutdown: whoever is in may finish, and nobody else comes in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_shutting_down_lets_nobody_in_and_ends_what_runs_well() {
+    let cluster = Cluster::start(&Settings::new()).unwrap();
+    let database = cluster.database().await;
+    let mut session = database.connect().await;
+    session.execute("CREATE TABLE t (n int)").await.unwrap();
+    let pool = database.pool(1);
+    let mut tx = Tx::begin(&pool, &TxOptions::new()).await.unwrap();
+    tx.execute("INSERT INTO t VALUES (1)").await.unwrap();
+    // No rows, as nobody reads them.
+    session
+        .execute("COPY (SELECT WHERE false) TO PROGRAM 'kill -TERM $(head -n 1 postmaster.pid)'")
+        .await
+        .unwrap();
+    let refused = loop {
+        match database.options().connect().await {
+            Ok(still_in) => sqlx::Connection::close(still_in).await.unwrap(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(
+        (classify(&refused), &*code(&refused)),
+        (Class::ConnectionLost, "57P03")
+    );
+    tx.commit().await.unwrap();
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM t")
+        .fetch_one(&mut session)
+        .await
+        .unwrap();
+    assert_eq!(rows, 1);
 }
 
 // Connections of one process that share a cache lock tables against each other, and do not wait.

@@ -231,16 +231,76 @@ scenes! {
         b                                       => {none|!40001|!40001}
         b: COMMIT
     "
+    two_look_and_insert_what_they_did_not_find: "
+        a: BEGIN
+        b: BEGIN
+        a: SELECT id FROM t WHERE id = 3        => none
+        b: SELECT id FROM t WHERE id = 3        => none
+        a: INSERT INTO t VALUES (3, 30)
+        b: INSERT INTO t VALUES (3, 31)         => blocked
+        a: COMMIT
+        b                                       => {!23505|!23505|!40001}
+        b: COMMIT
+    "
+    a_change_by_version_is_tried_again_in_one_transaction: "
+        a: BEGIN
+        a: SELECT n FROM t WHERE id = 1         => 10
+        b: UPDATE t SET n = 11 WHERE id = 1
+        a: UPDATE t SET n = 12 WHERE id = 1 AND n = 10 RETURNING n => {none|!40001|!40001}
+        a: SELECT n FROM t WHERE id = 1         => {11|!25P02|!25P02}
+        a: UPDATE t SET n = 12 WHERE id = 1 AND n = 11 RETURNING n => {12|!25P02|!25P02}
+        a: COMMIT
+    "
+    a_row_is_locked_and_then_written: "
+        a: BEGIN
+        b: BEGIN
+        b: SELECT 1                             => 1
+        a: SELECT n FROM t WHERE id = 1 FOR NO KEY UPDATE => 10
+        a: UPDATE t SET n = 11 WHERE id = 1
+        b: SELECT n FROM t WHERE id = 1 FOR NO KEY UPDATE => blocked
+        a: COMMIT
+        b                                       => {11|!40001|!40001}
+        b: UPDATE t SET n = 12 WHERE id = 1 RETURNING n => {12|!25P02|!25P02}
+        b: COMMIT
+    "
+    a_row_that_guards_others_is_locked: "
+        a: BEGIN
+        b: BEGIN
+        b: SELECT 1                             => 1
+        a: SELECT id FROM t WHERE id = 2 FOR NO KEY UPDATE => 2
+        b: SELECT id FROM t WHERE id = 2 FOR NO KEY UPDATE => blocked
+        a: UPDATE t SET n = 0 WHERE id = 1
+        a: COMMIT
+        b                                       => 2
+        b: SELECT n FROM t WHERE id = 1         => {0|10|10}
+        b: COMMIT
+    "
+    an_advisory_lock_does_not_renew_a_snapshot: "
+        a: BEGIN
+        b: BEGIN
+        b: SELECT 1                             => 1
+        a: SELECT 1 FROM pg_advisory_xact_lock(7) => 1
+        b: SELECT 1 FROM pg_advisory_xact_lock(7) => blocked
+        a: UPDATE t SET n = 11 WHERE id = 1
+        a: COMMIT
+        b                                       => 1
+        b: SELECT n FROM t WHERE id = 1         => {11|10|10}
+        b: COMMIT
+    "
 }
 
 /// One file, with its sessions in WAL mode.
 async fn on_sqlite(script: &str) {
+    on_sqlite_with(sqlx::sqlite::SqliteJournalMode::Wal, script).await;
+}
+
+async fn on_sqlite_with(journal: sqlx::sqlite::SqliteJournalMode, script: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("t.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new()
         .filename(&file)
         .create_if_missing(true)
-        .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
+        .journal_mode(journal);
     let mut maker = options.connect().await.unwrap();
     maker.execute(TABLE).await.unwrap();
     // Closed for certain: the last one to leave locks the file for a moment, and nobody waits here.
@@ -273,6 +333,92 @@ async fn on_sqlite_a_deferred_transaction_reads_a_snapshot_and_fails_to_write_la
         ))
         .await;
     }
+}
+
+#[tokio::test]
+async fn on_sqlite_a_reader_sees_what_was_committed_when_it_began_to_read() {
+    for (name, script) in [
+        (
+            "g1a, g1b",
+            "
+            a: BEGIN IMMEDIATE
+            b: BEGIN
+            a: UPDATE t SET n = 101 WHERE id = 1
+            b: SELECT n FROM t WHERE id = 1     => 10
+            a: UPDATE t SET n = 11 WHERE id = 1
+            b: SELECT n FROM t WHERE id = 1     => 10
+            a: COMMIT
+            b: SELECT n FROM t WHERE id = 1     => 10
+            b: COMMIT
+            b: SELECT n FROM t WHERE id = 1     => 11
+            a: BEGIN IMMEDIATE
+            a: UPDATE t SET n = 101 WHERE id = 1
+            a: ROLLBACK
+            b: SELECT n FROM t WHERE id = 1     => 11
+            ",
+        ),
+        (
+            "g_single",
+            "
+            a: BEGIN
+            a: SELECT n FROM t WHERE id = 1     => 10
+            b: UPDATE t SET n = 12 WHERE id = 1
+            b: UPDATE t SET n = 18 WHERE id = 2
+            a: SELECT n FROM t WHERE id = 2     => 20
+            a: DELETE FROM t WHERE n = 20       => !517
+            a: COMMIT
+            ",
+        ),
+        (
+            "pmp",
+            "
+            a: BEGIN
+            a: SELECT id FROM t WHERE n = 30    => none
+            b: INSERT INTO t VALUES (3, 30)
+            a: SELECT id FROM t WHERE n % 3 = 0 => none
+            a: COMMIT
+            a: SELECT id FROM t WHERE n % 3 = 0 => 3
+            ",
+        ),
+        (
+            "otv, g1c",
+            "
+            a: BEGIN IMMEDIATE
+            b: BEGIN
+            c: BEGIN
+            a: UPDATE t SET n = 11 WHERE id = 1
+            b: UPDATE t SET n = 22 WHERE id = 2 => !5
+            a: UPDATE t SET n = 19 WHERE id = 2
+            a: COMMIT
+            c: SELECT n FROM t WHERE id = 1     => 11
+            d: UPDATE t SET n = 18 WHERE id = 2
+            c: SELECT n FROM t WHERE id = 2     => 19
+            c: COMMIT
+            ",
+        ),
+    ] {
+        eprintln!("{name}");
+        on_sqlite(script).await;
+    }
+}
+
+#[tokio::test]
+async fn on_sqlite_with_a_rollback_journal_a_reader_holds_up_the_commit() {
+    on_sqlite_with(
+        sqlx::sqlite::SqliteJournalMode::Delete,
+        "
+        a: BEGIN
+        a: SELECT n FROM t ORDER BY id          => 10; 20
+        b: BEGIN IMMEDIATE
+        b: UPDATE t SET n = 11 WHERE id = 1
+        b: COMMIT                               => !5
+        a: SELECT n FROM t WHERE id = 1         => 10
+        a: COMMIT
+        b: COMMIT
+        a: SELECT n FROM t WHERE id = 1         => 11
+        ",
+    )
+    .await;
 }
 
 #[tokio::test]

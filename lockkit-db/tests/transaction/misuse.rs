@@ -74,6 +74,27 @@ on_both! {
     }
 }
 
+on_both! {
+    async fn a_pool_that_closes_in_the_middle_ends_the_call(scene: 2) {
+        let mut runs = 0;
+        let result: Result<(), Error> = retry_tx!(&scene.pool, quick(), |tx| {
+            runs += 1;
+            sqlx::query("UPDATE t SET n = 1 WHERE id = 1").execute(&mut *tx).await?;
+            let pool = scene.pool.clone();
+            tokio::spawn(async move { pool.close().await });
+            scene.pool.close_event().await;
+            // What is open is still open.
+            sqlx::query("UPDATE t SET n = 2 WHERE id = 1").execute(&mut *tx).await?;
+            Err(Error::again("once more"))
+        });
+        assert!(matches!(result, Err(Error::Closed)), "{result:?}");
+        assert_eq!(runs, 1);
+        scene.pool.close().await;
+        scene.is_quiet().await;
+        assert_eq!(scene.n(1).await, 0);
+    }
+}
+
 // Mutant: B154
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_lets_nobody_in_is_not_asked_again() {
