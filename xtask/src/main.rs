@@ -16,6 +16,7 @@ mod needs;
 mod patch;
 mod report;
 mod run;
+mod soak;
 mod test;
 mod tidy;
 
@@ -51,6 +52,8 @@ enum Verb {
     Bench(bench::Args),
     /// Break the code on purpose, and see each break caught by the checks named for it.
     Mutants(mutants::Args),
+    /// The tests of faults and of many at once, ten times as long: a million increments.
+    Soak(soak::Args),
 }
 
 /// How a verb ended. An `Err` beside it means that the verb could not do its work at all.
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Verb::Ci(args) => ci::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Mutants(args) => mutants::run(&args),
+        Verb::Soak(args) => soak::run(&args),
     };
     match outcome {
         Ok(Outcome { ok, last_line }) => {

@@ -23,19 +23,19 @@ const PROGRAMS: [Program; 4] = [
     Program {
         name: "cc",
         package: "gcc",
-        verbs: &["ci", "test", "loom", "mutants"],
+        verbs: &["ci", "test", "loom", "mutants", "soak"],
         why: "the linker, and the bundled SQLite",
     },
     Program {
         name: "setpriv",
         package: "util-linux",
-        verbs: &["ci", "test", "mutants"],
+        verbs: &["ci", "test", "mutants", "soak"],
         why: "tests with child processes: none of these outlives a killed test",
     },
     Program {
         name: "initdb",
         package: "postgresql",
-        verbs: &["ci", "test", "mutants"],
+        verbs: &["ci", "test", "mutants", "soak"],
         why: "tests on a PostgreSQL server of their own",
     },
     Program {

@@ -1,6 +1,6 @@
 //! Many at once, and servers that fail under them: what was promised is checked over whole histories.
 //!
-//! The counts are for a run of every day. [`TIMES`] multiplies them.
+//! The counts are for a run of every day. [`TIMES`] multiplies them; `cargo xtask soak` sets it.
 
 mod append;
 mod bank;
