@@ -122,7 +122,7 @@ on_both! {
 }
 
 on_both! {
-    // Mutants: B1, B2
+    // Mutants: B1, B2, B3
     async fn with_rows_locked_the_total_stays(scene: 8) {
         scene.pool.execute(TABLE).await.unwrap();
         let accounts = RowLock::on("account", "id").columns(["amount"]);

@@ -168,7 +168,7 @@ on_both! {
 }
 
 on_both! {
-    // Mutants: B1, B2
+    // Mutants: B1, B2, B3
     async fn what_is_read_under_a_lock_and_then_written_loses_nothing(scene: 8) {
         const TASKS: i64 = 8;
         const EACH: i64 = 25;

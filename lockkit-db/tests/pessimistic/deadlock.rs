@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use lockkit_db::sqlx::PgPool;
+use lockkit_db::sqlx::{self, PgPool};
 use lockkit_db::transaction::{Class, Tx, TxOptions, classify};
+use lockkit_db::{Error, retry_tx};
+use tokio::sync::Barrier;
 
 use crate::both::rows;
 use crate::scene::Postgres;
@@ -85,4 +87,36 @@ async fn ten_thousand_rounds_of_shuffled_keys_have_no_deadlock() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_by_one_the_same_rounds_do_deadlock() {
     assert!(deadlocks(10_000, false, 3).await >= 3);
+}
+
+// Each adds one to both rows, and neither takes them together.
+// Mutant: B5
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_victim_runs_again_from_its_start() {
+    let scene = Postgres::new(2).await;
+    let both_hold_one = Barrier::new(2);
+    let lock = rows();
+    let add = async |order: [i32; 2]| {
+        let mut runs = 0;
+        retry_tx!(&scene.pool, |tx| {
+            runs += 1;
+            for key in order {
+                lock.lock_one::<_, _, ()>(&mut tx, &key).await?;
+                sqlx::query("UPDATE t SET n = n + 1 WHERE id = $1")
+                    .bind(key)
+                    .execute(&mut *tx)
+                    .await?;
+                if runs == 1 && key == order[0] {
+                    both_hold_one.wait().await;
+                }
+            }
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+        runs
+    };
+    let (one, two) = tokio::join!(add([1, 2]), add([2, 1]));
+    assert!(one + two >= 3, "one of them was the victim");
+    assert_eq!((scene.n(1).await, scene.n(2).await), (2, 2));
+    scene.is_clean().await;
 }
