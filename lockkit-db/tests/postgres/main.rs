@@ -7,6 +7,7 @@ mod plans;
 mod replies;
 mod schema;
 mod transaction;
+mod trouble;
 mod wake;
 
 use std::time::Duration;
