@@ -279,6 +279,9 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
         plan!("ack_keep"),
         plan!("ack_settled"),
         plan!("ack_in"),
+        plan!("ack_cancelled"),
+        plan!("cancel_queued"),
+        plan!("cancel_claimed"),
     ] {
         assert!(
             plan.contains("USING INTEGER PRIMARY KEY (rowid=?)"),
@@ -292,6 +295,8 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
         plan!("reap_bury"),
         plan!("reap_bury_done"),
         plan!("reap_requeue"),
+        plan!("reap_unwanted"),
+        plan!("unwanted"),
     ] {
         assert!(plan.contains("lockkit_job_owner"), "{plan}");
         assert!(!plan.contains("TABLE lockkit_dead"), "{plan}");

@@ -8,8 +8,8 @@ use futures::FutureExt as _;
 use lockkit_core::retry::Backoff;
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    ClaimSpec, Completion, Fault, Job, JobId, JobStore, MemoryStore, NewJob, Op, SessionSpec,
-    Settlement, Worker, WorkerBuilder, WorkerStats,
+    Cancel, ClaimSpec, Completion, Fault, Job, JobId, JobStore, MemoryStore, NewJob, Op,
+    SessionSpec, Settlement, Worker, WorkerBuilder, WorkerStats,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
@@ -179,6 +179,86 @@ async fn no_more_is_claimed_ahead_than_was_set() {
             "prefetch {prefetch}: {most}"
         );
     }
+}
+
+/// Counts the handlers that are dropped while they could know why.
+struct Stops(Job, Arc<AtomicUsize>);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.1
+            .fetch_add(usize::from(self.0.is_cancelled()), Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_job_stops_its_handler_and_one_that_waits_is_not_begun() {
+    // Mutants: C60, C61
+    let store = store(3).await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let (first, stops) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handler = {
+        let (begun, first, stops) = (Arc::clone(&begun), Arc::clone(&first), Arc::clone(&stops));
+        move |job: Job| {
+            let (begun, first, stops) =
+                (Arc::clone(&begun), Arc::clone(&first), Arc::clone(&stops));
+            async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                if job.id != JobId(1) {
+                    return Ok(Completion::Done);
+                }
+                let _stops = Stops(job, stops);
+                first.add_permits(1);
+                std::future::pending().await
+            }
+        }
+    };
+    let worker = worker(&store, handler).slots(1).build().unwrap();
+    let cancels = async {
+        first.acquire().await.unwrap().forget();
+        while worker.stats().prefetched < 2 {
+            tokio::task::yield_now().await;
+        }
+        let told = store.cancel(&[JobId(1), JobId(2)]).await.unwrap();
+        assert_eq!(told, [Cancel::Told; 2]);
+        emptied(&store).await;
+    };
+    let stats = worker.run(cancels).await;
+    assert_eq!((stats.cancelled, stats.done, stats.stale), (2, 1, 0));
+    assert_eq!(
+        begun.load(Ordering::SeqCst),
+        2,
+        "the one that waited was not begun"
+    );
+    assert_eq!(
+        stops.load(Ordering::SeqCst),
+        1,
+        "its handler could know why"
+    );
+    let total = total(&store).await;
+    assert_eq!((total.cancelled, total.done, total.retried), (2, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_on_a_paused_queue_waits_until_it_is_resumed() {
+    let store = store(1).await;
+    store.pause("default").await.unwrap();
+    let worker = worker(&store, done).build().unwrap();
+    let resumes = async {
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(
+            (worker.stats().claimed, worker.stats().store_errors),
+            (0, 0)
+        );
+        store.resume("default").await.unwrap();
+        let resumed = Instant::now();
+        emptied(&store).await;
+        resumed.elapsed()
+    };
+    let mut took = Duration::ZERO;
+    let stats = worker.run(async { took = resumes.await }).await;
+    assert_eq!(stats.done, 1);
+    assert!(took < Duration::from_millis(100), "it was woken: {took:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,9 @@ LANGUAGE sql IMMUTABLE AS 'SELECT $1 > $2';
 -- Queues by name, so that the hot table carries a small number.
 CREATE TABLE lockkit_queue (
     id   integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-    name text NOT NULL UNIQUE
+    name text NOT NULL UNIQUE,
+    -- Nothing is claimed from it.
+    paused boolean NOT NULL DEFAULT false
 );
 
 -- One row per running worker: its lease. Written by its heartbeats, and by whoever ends it.
@@ -36,6 +38,7 @@ CREATE TABLE lockkit_tally (
     retried    bigint NOT NULL DEFAULT 0,
     dead       bigint NOT NULL DEFAULT 0,
     released   bigint NOT NULL DEFAULT 0,
+    cancelled  bigint NOT NULL DEFAULT 0,
     busy_us    bigint NOT NULL DEFAULT 0,
     last_claim bigint NOT NULL DEFAULT 0,
     last_batch bigint NOT NULL DEFAULT 0,
@@ -53,6 +56,7 @@ CREATE TABLE lockkit_worker (
     retried  bigint NOT NULL,
     dead     bigint NOT NULL,
     released bigint NOT NULL,
+    cancelled bigint NOT NULL,
     busy_us  bigint NOT NULL
 );
 
@@ -79,6 +83,8 @@ CREATE TABLE lockkit_job (
     max_attempts integer NOT NULL,
     state        smallint NOT NULL,
     priority     smallint NOT NULL,
+    -- Of a claimed job: whoever has it is to stop, and it is not to come back.
+    unwanted     boolean NOT NULL DEFAULT false,
     kind         text NOT NULL,
     payload      bytea NOT NULL,
     error        text,
@@ -117,6 +123,10 @@ CREATE TABLE lockkit_dead (
     queue_id    integer NOT NULL,
     kind        text NOT NULL,
     payload     bytea NOT NULL,
+    -- What it takes to put it back.
+    priority    smallint NOT NULL,
+    epoch       bigint NOT NULL,
+    max_attempts integer NOT NULL,
     attempt     integer NOT NULL,
     enqueued_at bigint NOT NULL,
     died_at     bigint NOT NULL,

@@ -9,7 +9,9 @@ SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS ms;
 -- Queues by name, so that the hot table carries a small number.
 CREATE TABLE lockkit_queue (
     id     INTEGER PRIMARY KEY,
-    name   TEXT NOT NULL UNIQUE
+    name   TEXT NOT NULL UNIQUE,
+    -- Nothing is claimed from it.
+    paused INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- One row per running worker: its lease, its counters, its last batch of acknowledgements.
@@ -25,6 +27,7 @@ CREATE TABLE lockkit_session (
     retried     INTEGER NOT NULL DEFAULT 0,
     dead        INTEGER NOT NULL DEFAULT 0,
     released    INTEGER NOT NULL DEFAULT 0,
+    cancelled   INTEGER NOT NULL DEFAULT 0,
     busy_us     INTEGER NOT NULL DEFAULT 0,
     last_batch  INTEGER NOT NULL DEFAULT 0,
     -- The answer to the last batch, so that it gets the same when it is sent again: as JSON, its
@@ -46,6 +49,7 @@ CREATE TABLE lockkit_worker (
     retried  INTEGER NOT NULL,
     dead     INTEGER NOT NULL,
     released INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
     busy_us  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
@@ -69,6 +73,8 @@ CREATE TABLE lockkit_job (
     claimed_at   INTEGER,
     -- The session's number of the claim, so that one whose reply was lost can be asked for again.
     claim_seq    INTEGER,
+    -- Of a claimed job: whoever has it is to stop, and it is not to come back.
+    unwanted     INTEGER NOT NULL DEFAULT 0,
     enqueued_at  INTEGER NOT NULL,
     kind         TEXT NOT NULL,
     payload      BLOB NOT NULL,
@@ -103,6 +109,10 @@ CREATE TABLE lockkit_dead (
     queue_id    INTEGER NOT NULL,
     kind        TEXT NOT NULL,
     payload     BLOB NOT NULL,
+    -- What it takes to put it back.
+    priority    INTEGER NOT NULL,
+    epoch       INTEGER NOT NULL,
+    max_attempts INTEGER NOT NULL,
     attempt     INTEGER NOT NULL,
     enqueued_at INTEGER NOT NULL,
     died_at     INTEGER NOT NULL,

@@ -2,7 +2,7 @@
 -- Takes:   $1 session, $2 queue name, $3 how many, $4 the session's number of this claim,
 --          $5 $6 $7 where to begin: after this (priority, run_at, id),
 --          $8 the number again, which must be larger than that of the last claim; 0 where that is no matter
--- Returns: a row per claimed job, in no order (the caller sorts); none if the session's lease is over
+-- Returns: a row per claimed job, in no order (the caller sorts); none if the session's lease is over, or the queue paused
 -- Costs:   two probes of the ready index and $3 row updates
 --
 -- The candidates are picked by themselves, MATERIALIZED: a sub-select with a LIMIT may be run once for
@@ -21,13 +21,13 @@ WITH me AS MATERIALIZED (
     FROM me WHERE t.session_id = me.session_id AND $8 > 0
 ), ahead AS MATERIALIZED (
     SELECT id FROM lockkit_job
-    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2::text)
+    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2::text AND NOT paused)
       AND (priority, run_at, id) > ($5::smallint, $6::bigint, $7::bigint) AND EXISTS (SELECT FROM me)
     ORDER BY priority, run_at, id
     LIMIT $3::bigint FOR NO KEY UPDATE SKIP LOCKED
 ), behind AS MATERIALIZED (
     SELECT id FROM lockkit_job
-    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2)
+    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2 AND NOT paused)
       AND (priority, run_at, id) <= ($5, $6, $7) AND EXISTS (SELECT FROM me)
     ORDER BY priority, run_at, id
     LIMIT $3 - (SELECT count(*) FROM ahead) FOR NO KEY UPDATE SKIP LOCKED

@@ -42,13 +42,13 @@ WITH me AS MATERIALIZED (
     WHERE t.session_id = me.session_id AND (me.is_new OR me.may_claim)
 ), ahead AS MATERIALIZED (
     SELECT id FROM lockkit_job
-    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6::text)
+    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6::text AND NOT paused)
       AND (priority, run_at, id) > ($9::smallint, $10::bigint, $11::bigint) AND (SELECT may_claim FROM me)
     ORDER BY priority, run_at, id
     LIMIT $7::bigint FOR NO KEY UPDATE SKIP LOCKED
 ), behind AS MATERIALIZED (
     SELECT id FROM lockkit_job
-    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6)
+    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6 AND NOT paused)
       AND (priority, run_at, id) <= ($9, $10, $11) AND (SELECT may_claim FROM me)
     ORDER BY priority, run_at, id
     LIMIT $7 - (SELECT count(*) FROM ahead) FOR NO KEY UPDATE SKIP LOCKED

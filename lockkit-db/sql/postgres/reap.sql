@@ -2,7 +2,7 @@
 -- counters of the sessions in $1, and what transactions have settled for them, to their workers' totals and forgets
 -- them.
 -- Takes:   $1 the ids of reap_lock.sql, in the same transaction
--- Returns: how many jobs were made ready, and how many buried
+-- Returns: how many jobs were made ready, how many buried, and how many are gone because nobody wanted them any more
 -- Costs:   one probe per session that holds anything, and one write per job that is given back
 --
 -- A claimed job is an orphan unless its session is there and has not ended: one that is missing counts as gone. The
@@ -20,7 +20,7 @@ WITH RECURSIVE holder (session_id) AS (
     FROM holder AS h LEFT JOIN lockkit_session AS s ON s.id = h.session_id
     WHERE h.session_id IS NOT NULL AND (s.id IS NULL OR s.lease_until = 0)
 ), orphan AS MATERIALIZED (
-    SELECT j.id, j.attempt >= j.max_attempts AS dies
+    SELECT j.id, j.unwanted, j.attempt >= j.max_attempts AND NOT j.unwanted AS dies
     FROM ended AS e JOIN lockkit_job AS j ON j.session_id = e.session_id
     WHERE j.state = 1
     FOR UPDATE OF j SKIP LOCKED
@@ -28,33 +28,38 @@ WITH RECURSIVE holder (session_id) AS (
     DELETE FROM lockkit_job AS j
     USING orphan AS o
     WHERE j.id = o.id AND o.dies
-    RETURNING j.id, j.queue_id, j.kind, j.payload, j.attempt, j.enqueued_at, j.error
+    RETURNING j.id, j.queue_id, j.kind, j.payload, j.priority, j.epoch, j.max_attempts, j.attempt, j.enqueued_at, j.error
 ), buried AS (
-    INSERT INTO lockkit_dead (id, queue_id, kind, payload, attempt, enqueued_at, died_at, error)
-    SELECT d.id, d.queue_id, d.kind, d.payload, d.attempt, d.enqueued_at, (SELECT ms FROM lockkit_now),
+    INSERT INTO lockkit_dead
+        (id, queue_id, kind, payload, priority, epoch, max_attempts, attempt, enqueued_at, died_at, error)
+    SELECT d.id, d.queue_id, d.kind, d.payload, d.priority, d.epoch, d.max_attempts, d.attempt,
+           d.enqueued_at, (SELECT ms FROM lockkit_now),
            coalesce(d.error || chr(10), '') || 'the worker was lost while it ran attempt ' || d.attempt
     FROM dead AS d
     ON CONFLICT (id) DO UPDATE
-    SET (queue_id, kind, payload, attempt, enqueued_at, died_at, error)
-        = (excluded.queue_id, excluded.kind, excluded.payload, excluded.attempt,
-           excluded.enqueued_at, excluded.died_at, excluded.error)
+    SET (queue_id, kind, payload, priority, epoch, max_attempts, attempt, enqueued_at, died_at, error)
+        = (excluded.queue_id, excluded.kind, excluded.payload, excluded.priority, excluded.epoch,
+           excluded.max_attempts, excluded.attempt, excluded.enqueued_at, excluded.died_at, excluded.error)
+), unwanted AS (
+    DELETE FROM lockkit_job AS j USING orphan AS o WHERE j.id = o.id AND o.unwanted
 ), back AS (
     UPDATE lockkit_job AS j
     SET state = 0, session_id = NULL, claimed_at = NULL
     FROM orphan AS o
-    WHERE j.id = o.id AND NOT o.dies
+    WHERE j.id = o.id AND NOT o.dies AND NOT o.unwanted
 ), settled AS (
     DELETE FROM lockkit_job WHERE state = 3 AND session_id = ANY ($1::bigint[]) RETURNING session_id
 ), session AS (
     DELETE FROM lockkit_session WHERE id = ANY ($1) RETURNING id, worker
 ), tally AS (
     DELETE FROM lockkit_tally WHERE session_id = ANY ($1)
-    RETURNING session_id, done, retried, dead, released, busy_us
+    RETURNING session_id, done, retried, dead, released, cancelled, busy_us
 ), folded AS (
-    INSERT INTO lockkit_worker AS w (name, sessions, done, retried, dead, released, busy_us)
+    INSERT INTO lockkit_worker AS w (name, sessions, done, retried, dead, released, cancelled, busy_us)
     SELECT s.worker, count(*),
-           sum(t.done + (SELECT count(*) FROM settled AS d WHERE d.session_id = t.session_id)), sum(t.retried), sum(t.dead), sum(t.released),
-           least(sum(t.busy_us), 9223372036854775807)
+           sum(t.done + (SELECT count(*) FROM settled AS d WHERE d.session_id = t.session_id)),
+           sum(t.retried), sum(t.dead), sum(t.released),
+           sum(t.cancelled), least(sum(t.busy_us), 9223372036854775807)
     FROM session AS s JOIN tally AS t ON t.session_id = s.id
     GROUP BY s.worker
     ORDER BY s.worker
@@ -64,6 +69,9 @@ WITH RECURSIVE holder (session_id) AS (
         retried = w.retried + excluded.retried,
         dead = w.dead + excluded.dead,
         released = w.released + excluded.released,
+        cancelled = w.cancelled + excluded.cancelled,
         busy_us = least(w.busy_us::numeric + excluded.busy_us, 9223372036854775807)
 )
-SELECT count(*) FILTER (WHERE NOT dies), count(*) FILTER (WHERE dies) FROM orphan
+SELECT count(*) FILTER (WHERE NOT dies AND NOT unwanted), count(*) FILTER (WHERE dies),
+       count(*) FILTER (WHERE unwanted)
+FROM orphan

@@ -1,12 +1,13 @@
 -- Settles a batch of acknowledgements of every kind, and counts it, in one statement.
 -- Takes:   $1 session, $2 batch, and of the acknowledgements, side by side: $3 ids, $4 epochs, $5 busy microseconds,
---          $6 verdicts (0 done, 1 retry, 2 dead, 3 release, 4 snooze), $7 delays in ms, $8 errors, $9 results
+--          $6 verdicts (0 done, 1 retry, 2 dead, 3 release, 4 snooze, 5 cancelled), $7 delays in ms, $8 errors, $9 results
 -- Returns: the row about the session of exchange.sql
 -- Costs:   one probe by primary key and one write per acknowledgement, two where a row is filed elsewhere
 --
 -- See exchange.sql for batches that are here again, and for the sum. Of a job that is put back the epoch
 -- stays: the next claim raises it. A job that a transaction has settled is done, whatever the verdict. If that
--- transaction is still open, it is waited for here, and then the row is looked at anew.
+-- transaction is still open, it is waited for here, and then the row is looked at anew. One that is not wanted any
+-- more does not come back.
 WITH me AS MATERIALIZED (
     SELECT t.session_id, n.ms, s.worker, t.last_batch, t.last_size, t.last_stale,
            lockkit_lives(s.lease_until, n.ms) AS lives,
@@ -20,7 +21,8 @@ WITH me AS MATERIALIZED (
         WITH ORDINALITY AS a (id, epoch, busy, verdict, delay, error, result, place)
 ), held AS MATERIALIZED (
     SELECT a.*, j.state = 3 AS settled,
-           j.state = 1 AND (a.verdict = 2 OR a.verdict = 1 AND j.attempt >= j.max_attempts) AS dies
+           j.state = 1 AND (a.verdict = 5 OR j.unwanted AND a.verdict IN (1, 3, 4)) AS cancelled,
+           j.state = 1 AND (a.verdict = 2 OR a.verdict = 1 AND j.attempt >= j.max_attempts AND NOT j.unwanted) AS dies
     FROM ack AS a JOIN lockkit_job AS j ON j.id = a.id, me
     WHERE me.is_new
       AND j.epoch = a.epoch AND j.state + 0 IN (1, 3) AND j.session_id = me.session_id
@@ -28,8 +30,8 @@ WITH me AS MATERIALIZED (
 ), gone AS (
     DELETE FROM lockkit_job AS j
     USING held AS h
-    WHERE j.id = h.id AND (h.verdict = 0 OR h.settled OR h.dies)
-    RETURNING j.id, j.queue_id, j.kind, j.payload, j.attempt, j.enqueued_at,
+    WHERE j.id = h.id AND (h.verdict = 0 OR h.settled OR h.cancelled OR h.dies)
+    RETURNING j.id, j.queue_id, j.kind, j.payload, j.priority, j.epoch, j.max_attempts, j.attempt, j.enqueued_at,
               h.verdict, h.dies, h.error, h.result, h.busy
 ), kept AS (
     INSERT INTO lockkit_done
@@ -42,14 +44,16 @@ WITH me AS MATERIALIZED (
         = (excluded.queue_id, excluded.kind, excluded.attempt, excluded.worker,
            excluded.enqueued_at, excluded.finished_at, excluded.busy_us, excluded.result)
 ), buried AS (
-    INSERT INTO lockkit_dead (id, queue_id, kind, payload, attempt, enqueued_at, died_at, error)
-    SELECT g.id, g.queue_id, g.kind, g.payload, g.attempt, g.enqueued_at, me.ms, g.error
+    INSERT INTO lockkit_dead
+        (id, queue_id, kind, payload, priority, epoch, max_attempts, attempt, enqueued_at, died_at, error)
+    SELECT g.id, g.queue_id, g.kind, g.payload, g.priority, g.epoch, g.max_attempts, g.attempt,
+           g.enqueued_at, me.ms, g.error
     FROM gone AS g, me
     WHERE g.dies
     ON CONFLICT (id) DO UPDATE
-    SET (queue_id, kind, payload, attempt, enqueued_at, died_at, error)
-        = (excluded.queue_id, excluded.kind, excluded.payload, excluded.attempt,
-           excluded.enqueued_at, excluded.died_at, excluded.error)
+    SET (queue_id, kind, payload, priority, epoch, max_attempts, attempt, enqueued_at, died_at, error)
+        = (excluded.queue_id, excluded.kind, excluded.payload, excluded.priority, excluded.epoch,
+           excluded.max_attempts, excluded.attempt, excluded.enqueued_at, excluded.died_at, excluded.error)
 ), back AS (
     UPDATE lockkit_job AS j
     SET state = CASE WHEN h.delay > 0 THEN 2 ELSE 0 END,
@@ -59,7 +63,7 @@ WITH me AS MATERIALIZED (
         claimed_at = NULL,
         error = coalesce(h.error, j.error)
     FROM held AS h, me
-    WHERE j.id = h.id AND h.verdict <> 0 AND NOT h.settled AND NOT h.dies
+    WHERE j.id = h.id AND h.verdict <> 0 AND NOT h.settled AND NOT h.cancelled AND NOT h.dies
 ), refused AS MATERIALIZED (
     SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM held) ORDER BY place)
            || ARRAY(SELECT -place FROM held WHERE settled AND verdict <> 0) AS places
@@ -72,12 +76,14 @@ WITH me AS MATERIALIZED (
         retried = t.retried + c.retried,
         dead = t.dead + c.dead,
         released = t.released + c.released,
+        cancelled = t.cancelled + c.cancelled,
         busy_us = least(t.busy_us + c.busy, 9223372036854775807)
     FROM me, refused,
          (SELECT count(*) FILTER (WHERE verdict = 0 OR settled) AS done,
-                 count(*) FILTER (WHERE verdict IN (1, 4) AND NOT settled AND NOT dies) AS retried,
+                 count(*) FILTER (WHERE verdict IN (1, 4) AND NOT settled AND NOT cancelled AND NOT dies) AS retried,
                  count(*) FILTER (WHERE dies) AS dead,
-                 count(*) FILTER (WHERE verdict = 3 AND NOT settled) AS released,
+                 count(*) FILTER (WHERE verdict = 3 AND NOT settled AND NOT cancelled) AS released,
+                 count(*) FILTER (WHERE cancelled) AS cancelled,
                  coalesce(sum(busy), 0) AS busy
           FROM held) AS c
     WHERE me.is_new AND t.session_id = me.session_id

@@ -4,7 +4,7 @@
 //!
 //! | place | what is true | who moves it on |
 //! |---|---|---|
-//! | waiting | claimed, not begun | the dispatcher takes it; `close` gives it back; `fence` drops it |
+//! | waiting | claimed, not begun | the dispatcher takes it; `withdraw` ends it; `close` gives it back; `fence` drops it |
 //! | started | a handler runs | its [`Started`] finishes it, or is dropped with it |
 //! | finished | its acknowledgement waits to be sent | the lane puts it into a batch |
 //! | sent | in the one batch that is under way | the store's answer settles it |
@@ -264,6 +264,23 @@ impl Claims {
         let wakers = [locked.lane.take(), locked.dispatcher.take()];
         drop(locked);
         wake(wakers);
+    }
+
+    /// A job is not wanted any more: if it waits, it is given up without being begun.
+    pub(crate) fn withdraw(&self, id: JobId, epoch: Fence, now: Instant) {
+        let mut locked = self.locked.lock();
+        let named = |job: &ClaimedJob| (job.id, job.epoch) == (id, epoch);
+        let at = locked.waiting.iter().position(named);
+        let Some(job) = at.and_then(|at| locked.waiting.remove(at)) else {
+            return;
+        };
+        let ack = Ack::new(&job, Verdict::Cancelled);
+        locked.finished.push_back(ack);
+        locked.oldest.get_or_insert(now);
+        let lane = locked.lane.take();
+        drop(locked);
+        drop(job);
+        wake([lane]);
     }
 
     /// The lease is lost: what waits is dropped, for the store to give to others.

@@ -264,6 +264,10 @@ pub(crate) fn check_enqueue(queue: &str, jobs: &[NewJob]) -> Result<(), Error> {
     Ok(())
 }
 
+pub(crate) fn check_ids(ids: &[JobId]) -> Result<(), Error> {
+    check_batch("ids", ids.len())
+}
+
 pub(crate) fn check_batch(field: &'static str, n: usize) -> Result<(), Error> {
     if n == 0 || n > MAX_BATCH {
         return Err(Error::invalid(
@@ -328,6 +332,8 @@ pub enum Verdict {
         /// How long it rests.
         delay: Duration,
     },
+    /// Nobody wants it any more: it leaves no trace but a count.
+    Cancelled,
 }
 
 /// The end of one claim.

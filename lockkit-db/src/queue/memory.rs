@@ -1,15 +1,18 @@
 //! The job store in memory: for tests, with a clock to turn and faults to inject.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 
-use super::job::{check_batch, check_enqueue, kept_error, repeat_answer, seq_must_grow, unix_ms};
+use super::job::{
+    check_batch, check_enqueue, check_ids, check_name, kept_error, repeat_answer, seq_must_grow,
+    unix_ms,
+};
 use super::store::{
-    AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
-    Session, SessionSpec, Upkeep, WorkerTotals,
+    AckBatch, ActiveJob, Cancel, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats,
+    Renewal, Session, SessionSpec, Upkeep, WorkerTotals,
 };
 use super::{Ack, ClaimedJob, Enqueued, JobId, NewJob, Schedule, Settlement, Verdict};
 use crate::Error;
@@ -61,6 +64,9 @@ pub enum Op {
     CloseSession,
     /// [`JobStore::upkeep`]
     Upkeep,
+    /// [`JobStore::pause`], [`resume`](JobStore::resume), [`cancel`](JobStore::cancel),
+    /// [`redrive`](JobStore::redrive) and [`redrive_queue`](JobStore::redrive_queue).
+    Manage,
 }
 
 /// What goes wrong with a call.
@@ -92,7 +98,9 @@ struct Tables {
     sessions: BTreeMap<i64, SessionRow>,
     totals: BTreeMap<String, WorkerTotals>,
     done: BTreeMap<i64, CompletedJob>,
-    dead: BTreeMap<i64, DeadJob>,
+    /// With their errors.
+    dead: BTreeMap<i64, (Row, String)>,
+    paused: BTreeSet<String>,
 }
 
 struct Row {
@@ -109,6 +117,8 @@ struct Row {
     /// The number of the claim under which it is held.
     claim_seq: u64,
     unique: Option<String>,
+    /// Of a claimed one: it is not to come back.
+    unwanted: bool,
 }
 
 /// Where a live job is.
@@ -303,7 +313,7 @@ impl JobStore for MemoryStore {
                     .values()
                     .filter(|job| job.state == State::Scheduled);
                 let next = next.map(|job| job.run_at).min();
-                let (requeued, buried) = tables.reap(now);
+                let (requeued, buried, cancelled) = tables.reap(now);
                 let mut promoted = 0;
                 for job in tables.jobs.values_mut() {
                     if job.state == State::Scheduled && job.run_at <= now {
@@ -316,6 +326,7 @@ impl JobStore for MemoryStore {
                     promoted,
                     requeued,
                     buried,
+                    cancelled,
                     next_due,
                 }
             })
@@ -326,13 +337,91 @@ impl JobStore for MemoryStore {
         Ok(upkeep)
     }
 
+    async fn pause(&self, queue: &str) -> Result<(), Error> {
+        check_name("queue", queue)?;
+        let pause = |tables: &mut Tables, _| {
+            tables.paused.insert(queue.to_owned());
+        };
+        self.call(Op::Manage, pause).await
+    }
+
+    async fn resume(&self, queue: &str) -> Result<(), Error> {
+        check_name("queue", queue)?;
+        let resume = |tables: &mut Tables, _| {
+            tables.paused.remove(queue);
+        };
+        self.call(Op::Manage, resume).await?;
+        self.enqueued.notify_waiters();
+        Ok(())
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<Vec<Cancel>, Error> {
+        check_ids(ids)?;
+        self.call(Op::Manage, |tables, _| {
+            let distinct: BTreeSet<_> = ids.iter().copied().collect();
+            let became: BTreeMap<_, _> = distinct
+                .into_iter()
+                .map(|id| (id, tables.cancel(id)))
+                .collect();
+            ids.iter().map(|id| became[id]).collect()
+        })
+        .await
+    }
+
+    async fn unwanted(&self, session: &Session) -> Result<Vec<(JobId, Fence)>, Error> {
+        let tables = self.tables.lock();
+        let held = tables.jobs.iter().filter(
+            |(_, job)| matches!(job.state, State::Claimed { session: by, .. } if by == session.id),
+        );
+        let unwanted = held.filter(|(_, job)| job.unwanted);
+        Ok(unwanted
+            .map(|(id, job)| (JobId(*id), job.fence()))
+            .collect())
+    }
+
+    async fn redrive(&self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
+        check_ids(ids)?;
+        let back = self
+            .call(Op::Manage, |tables, now| {
+                let mut back = ids.to_vec();
+                back.retain(|id| tables.redrive(*id, now));
+                back.sort();
+                back
+            })
+            .await?;
+        self.enqueued.notify_waiters();
+        Ok(back)
+    }
+
+    async fn redrive_queue(&self, queue: &str, limit: usize) -> Result<Vec<JobId>, Error> {
+        check_name("queue", queue)?;
+        check_batch("limit", limit)?;
+        let back = self
+            .call(Op::Manage, |tables, now| {
+                let dead = tables
+                    .dead
+                    .iter()
+                    .filter(|(_, (job, _))| job.queue == queue);
+                let back: Vec<_> = dead.map(|(id, _)| JobId(*id)).take(limit).collect();
+                for id in &back {
+                    tables.redrive(*id, now);
+                }
+                back
+            })
+            .await?;
+        self.enqueued.notify_waiters();
+        Ok(back)
+    }
+
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
         let bell = self.enqueued.notified();
         tokio::pin!(bell);
         // From here on the bell is heard, so a job that comes after the look is not missed.
         bell.as_mut().enable();
         let ready = |job: &Row| job.state == State::Ready && job.queue == queue;
-        if self.tables.lock().jobs.values().any(ready) {
+        let has_work =
+            |tables: &Tables| !tables.paused.contains(queue) && tables.jobs.values().any(ready);
+        if has_work(&self.tables.lock()) {
             return;
         }
         tokio::select! {
@@ -370,7 +459,15 @@ impl JobStore for MemoryStore {
         check_batch("limit", limit)?;
         let tables = self.tables.lock();
         let later = tables.dead.range(after.0.saturating_add(1)..);
-        Ok(later.map(|(_, job)| job.clone()).take(limit).collect())
+        let dead = later.map(|(id, (job, error))| DeadJob {
+            id: JobId(*id),
+            queue: job.queue.clone(),
+            kind: job.kind.clone(),
+            attempt: job.attempt,
+            payload: job.payload.clone(),
+            error: error.clone(),
+        });
+        Ok(dead.take(limit).collect())
     }
 
     async fn stats(&self) -> Result<QueueStats, Error> {
@@ -399,6 +496,7 @@ impl JobStore for MemoryStore {
             scheduled: count(|state| *state == State::Scheduled),
             kept: tables.done.len() as u64,
             dead: tables.dead.len() as u64,
+            paused: tables.paused.iter().cloned().collect(),
             workers: workers.into_values().collect(),
         })
     }
@@ -436,6 +534,35 @@ impl Tables {
             .is_some_and(|row| row.lease_until > now)
     }
 
+    fn cancel(&mut self, id: JobId) -> Cancel {
+        match self.jobs.get_mut(&id.0) {
+            None => Cancel::NotFound,
+            Some(job) if matches!(job.state, State::Claimed { .. }) => {
+                job.unwanted = true;
+                Cancel::Told
+            }
+            Some(_) => {
+                self.jobs.remove(&id.0);
+                Cancel::Removed
+            }
+        }
+    }
+
+    /// Whether it was dead.
+    fn redrive(&mut self, id: JobId, now: i64) -> bool {
+        let Some((mut job, error)) = self.dead.remove(&id.0) else {
+            return false;
+        };
+        job.state = State::Ready;
+        job.run_at = now;
+        job.attempt = 0;
+        job.unique = None;
+        job.unwanted = false;
+        job.error = Some(error);
+        self.jobs.insert(id.0, job);
+        true
+    }
+
     fn claim(&mut self, session: i64, spec: &ClaimSpec, now: i64) -> Vec<ClaimedJob> {
         if !self.lives(session, now) {
             return Vec::new();
@@ -451,6 +578,9 @@ impl Tables {
                 held.sort_by_key(|(id, job)| (job.priority, job.run_at, **id));
                 return held.into_iter().map(|(id, job)| job.claimed(*id)).collect();
             }
+        }
+        if self.paused.contains(&spec.queue) {
+            return Vec::new();
         }
         let ready = |job: &Row| job.state == State::Ready && job.queue == spec.queue;
         let ready = self.jobs.iter_mut().filter(|(_, job)| ready(job));
@@ -509,6 +639,14 @@ impl Tables {
         counts.busy += ack.busy;
         let last = job.attempt >= job.max_attempts;
         match &ack.verdict {
+            Verdict::Retry { .. } | Verdict::Release | Verdict::Snooze { .. } if job.unwanted => {
+                counts.cancelled += 1;
+                self.jobs.remove(&ack.id.0);
+            }
+            Verdict::Cancelled => {
+                counts.cancelled += 1;
+                self.jobs.remove(&ack.id.0);
+            }
             Verdict::Done { result } => {
                 counts.done += 1;
                 let job = self.jobs.remove(&ack.id.0).expect("it is there");
@@ -551,18 +689,10 @@ impl Tables {
 
     fn bury(&mut self, id: i64, error: String) {
         let job = self.jobs.remove(&id).expect("only a live job can die");
-        let dead = DeadJob {
-            id: JobId(id),
-            queue: job.queue,
-            kind: job.kind,
-            attempt: job.attempt,
-            payload: job.payload,
-            error,
-        };
-        self.dead.insert(id, dead);
+        self.dead.insert(id, (job, error));
     }
 
-    fn reap(&mut self, now: i64) -> (u64, u64) {
+    fn reap(&mut self, now: i64) -> (u64, u64, u64) {
         let orphan = |job: &Row| matches!(job.state, State::Claimed { session, .. } if !self.lives(session, now));
         let orphans: Vec<i64> = self
             .jobs
@@ -570,10 +700,13 @@ impl Tables {
             .filter(|(_, job)| orphan(job))
             .map(|(id, _)| *id)
             .collect();
-        let (mut requeued, mut buried) = (0, 0);
+        let (mut requeued, mut buried, mut cancelled) = (0, 0, 0);
         for id in orphans {
             let job = self.jobs.get_mut(&id).expect("it was just seen");
-            if job.attempt >= job.max_attempts {
+            if job.unwanted {
+                self.jobs.remove(&id);
+                cancelled += 1;
+            } else if job.attempt >= job.max_attempts {
                 let before = job
                     .error
                     .take()
@@ -607,7 +740,7 @@ impl Tables {
                 });
             add(total, &row.counts);
         }
-        (requeued, buried)
+        (requeued, buried, cancelled)
     }
 }
 
@@ -634,6 +767,7 @@ impl Row {
             payload: job.payload.clone(),
             error: None,
             claim_seq: 0,
+            unwanted: false,
             unique: job.key().map(str::to_owned),
         }
     }
@@ -645,7 +779,7 @@ impl Row {
         };
         ClaimedJob {
             id: JobId(id),
-            epoch: Fence::try_from(self.epoch).expect("an epoch is at least 1"),
+            epoch: self.fence(),
             attempt: self.attempt,
             max_attempts: self.max_attempts,
             priority: self.priority,
@@ -653,6 +787,10 @@ impl Row {
             kind: self.kind.clone(),
             payload: self.payload.clone(),
         }
+    }
+
+    fn fence(&self) -> Fence {
+        Fence::try_from(self.epoch).expect("an epoch is at least 1")
     }
 
     /// Back from a worker's hands, for now or for later.
@@ -673,5 +811,6 @@ fn add(total: &mut WorkerTotals, counts: &WorkerTotals) {
     total.retried += counts.retried;
     total.dead += counts.dead;
     total.released += counts.released;
+    total.cancelled += counts.cancelled;
     total.busy += counts.busy;
 }

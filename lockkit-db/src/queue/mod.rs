@@ -17,10 +17,11 @@
 //!
 //! | state | what is true | who leaves it |
 //! |---|---|---|
-//! | scheduled | its time has not come | upkeep, once it has |
-//! | ready | anybody may claim it | a claim |
-//! | claimed | one session may write it, by `(id, epoch)`, while its lease lasts | an acknowledgement of that session; a transaction in which it acknowledges; upkeep, when the session has ended |
+//! | scheduled | its time has not come | upkeep, once it has; a cancel, for good |
+//! | ready | anybody may claim it, unless its queue is paused | a claim; a cancel, for good |
+//! | claimed | one session may write it, by `(id, epoch)`, while its lease lasts | an acknowledgement of that session; a transaction in which it acknowledges; upkeep, when the session has ended. Once it is cancelled, all that would put it back ends it |
 //! | settled | it is done, with what else its transaction did; nobody will do it again | whatever is said of the claim next, which counts it; upkeep, when the session has ended |
+//! | dead | it is kept with its error | a redrive: ready again, with all its attempts |
 //!
 //! A claim is made under a session: the lease of one run of a worker, which heartbeats extend.
 //! What ends a claim shows the job's id and the claim's epoch; the store accepts it only while
@@ -56,7 +57,7 @@ pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Durability, SqliteOptions, SqliteStore, WritesHeld};
 pub use store::{
-    AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, MAX_LEASE,
+    AckBatch, ActiveJob, Cancel, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, MAX_LEASE,
     MIN_LEASE, QueueStats, Renewal, Session, SessionSpec, Upkeep, WorkerTotals,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -10,10 +10,13 @@ use lockkit_core::Fence;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
 use sqlx::{Row, Sqlite};
 
-use super::job::{check_batch, check_enqueue, kept_error, repeat_answer, seq_must_grow, unix_ms};
+use super::job::{
+    check_batch, check_enqueue, check_ids, check_name, kept_error, repeat_answer, seq_must_grow,
+    unix_ms,
+};
 use super::store::{
-    AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
-    Session, SessionSpec, Upkeep, WorkerTotals,
+    AckBatch, ActiveJob, Cancel, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats,
+    Renewal, Session, SessionSpec, Upkeep, WorkerTotals,
 };
 use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
 use super::{Ack, ClaimedJob, Enqueued, JobId, NewJob, Schedule, Settlement, Verdict};
@@ -191,6 +194,15 @@ impl SqliteStore {
         Ok(rows.iter().map(row).collect())
     }
 
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), Error> {
+        check_name("queue", queue)?;
+        in_turn!(self.writer, turn => {
+            let pause = sqlx::query(sql!("queue_pause")).bind(queue).bind(paused);
+            pause.execute(turn.begin().await?).await?;
+            turn.commit().await
+        })
+    }
+
     /// Whether the queue has a job to claim, by a look that takes no lock.
     async fn has_ready(&self, queue: &str) -> Result<bool, Error> {
         in_turn!(self.reader, turn => {
@@ -330,16 +342,85 @@ impl JobStore for SqliteStore {
         }
         let upkeep = in_turn!(self.writer, turn => {
             let connection = turn.begin().await?;
-            let (requeued, buried) = reap(connection).await?;
+            let (requeued, buried, cancelled) = reap(connection).await?;
             let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
             let promoted = promote.execute(connection).await?.rows_affected();
             turn.commit().await?;
-            Ok(Upkeep { promoted, requeued, buried, next_due })
+            Ok(Upkeep { promoted, requeued, buried, cancelled, next_due })
         })?;
         if upkeep.promoted + upkeep.requeued > 0 {
             self.enqueued.notify_waiters();
         }
         Ok(upkeep)
+    }
+
+    async fn pause(&self, queue: &str) -> Result<(), Error> {
+        self.set_paused(queue, true).await
+    }
+
+    async fn resume(&self, queue: &str) -> Result<(), Error> {
+        self.set_paused(queue, false).await?;
+        self.enqueued.notify_waiters();
+        Ok(())
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<Vec<Cancel>, Error> {
+        check_ids(ids)?;
+        let list = json(ids);
+        let (removed, told) = in_turn!(self.writer, turn => {
+            let connection = turn.begin().await?;
+            let removed = numbers(connection, sql!("cancel_queued"), &list).await?;
+            let told = numbers(connection, sql!("cancel_claimed"), &list).await?;
+            turn.commit().await?;
+            Ok((removed, told))
+        })?;
+        let became = |id: &JobId| match id {
+            id if removed.contains(id) => Cancel::Removed,
+            id if told.contains(id) => Cancel::Told,
+            _ => Cancel::NotFound,
+        };
+        Ok(ids.iter().map(became).collect())
+    }
+
+    async fn unwanted(&self, session: &Session) -> Result<Vec<(JobId, Fence)>, Error> {
+        let rows = in_turn!(self.reader, turn => {
+            let unwanted = sqlx::query(sql!("unwanted")).bind(session.id);
+            unwanted.fetch_all(turn.connection().await?).await
+        })?;
+        let claim = |row: &SqliteRow| {
+            Some((
+                JobId(row.get(0)),
+                Fence::try_from(row.get::<i64, _>(1)).ok()?,
+            ))
+        };
+        Ok(rows.iter().filter_map(claim).collect())
+    }
+
+    async fn redrive(&self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
+        check_ids(ids)?;
+        let list = json(ids);
+        let back = in_turn!(self.writer, turn => {
+            let back = put_back(turn.begin().await?, &list).await?;
+            turn.commit().await?;
+            Ok(back)
+        })?;
+        self.enqueued.notify_waiters();
+        Ok(back)
+    }
+
+    async fn redrive_queue(&self, queue: &str, limit: usize) -> Result<Vec<JobId>, Error> {
+        check_name("queue", queue)?;
+        check_batch("limit", limit)?;
+        let back = in_turn!(self.writer, turn => {
+            let connection = turn.begin().await?;
+            let pick = sqlx::query(sql!("redrive_pick")).bind(queue).bind(limit as i64);
+            let list: String = pick.fetch_one(&mut *connection).await?.get(0);
+            let back = put_back(connection, &list).await?;
+            turn.commit().await?;
+            Ok(back)
+        })?;
+        self.enqueued.notify_waiters();
+        Ok(back)
     }
 
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
@@ -400,12 +481,13 @@ impl JobStore for SqliteStore {
     }
 
     async fn stats(&self) -> Result<QueueStats, Error> {
-        let (jobs, workers) = in_turn!(self.reader, turn => {
+        let (jobs, workers, paused) = in_turn!(self.reader, turn => {
             let connection = turn.begin_reading().await?;
             let jobs = sqlx::query(sql!("stats_jobs")).fetch_one(&mut *connection).await?;
-            let workers = sqlx::query(sql!("stats_workers")).fetch_all(connection).await?;
+            let workers = sqlx::query(sql!("stats_workers")).fetch_all(&mut *connection).await?;
+            let paused = sqlx::query(sql!("stats_paused")).fetch_all(connection).await?;
             turn.commit().await?;
-            Ok((jobs, workers))
+            Ok((jobs, workers, paused))
         })?;
         let count = |row: &SqliteRow, at: usize| row.get::<i64, _>(at) as u64;
         let totals = |row: &SqliteRow| WorkerTotals {
@@ -416,7 +498,8 @@ impl JobStore for SqliteStore {
             retried: count(row, 4),
             dead: count(row, 5),
             released: count(row, 6),
-            busy: Duration::from_micros(count(row, 7)),
+            cancelled: count(row, 7),
+            busy: Duration::from_micros(count(row, 8)),
         };
         Ok(QueueStats {
             ready: count(&jobs, 0),
@@ -424,6 +507,7 @@ impl JobStore for SqliteStore {
             scheduled: count(&jobs, 2),
             kept: count(&jobs, 3),
             dead: count(&jobs, 4),
+            paused: paused.iter().map(|row| row.get(0)).collect(),
             workers: workers.iter().map(totals).collect(),
         })
     }
@@ -582,7 +666,7 @@ struct Prepared<'a> {
     done: Option<String>,
     /// The part of `done` that leaves a result.
     kept: Option<String>,
-    /// `[[id, epoch, delay, attempts given back, dies at once, error], ...]`
+    /// `[[id, epoch, delay, attempts given back, how it ends, error], ...]`
     back: Option<String>,
 }
 
@@ -604,13 +688,14 @@ impl<'a> Prepared<'a> {
                     }
                 }
                 Verdict::Retry { delay, error } => {
-                    back.push_back(ack, *delay, 0, false, Some(error));
+                    back.push_back(ack, *delay, 0, 0, Some(error));
                 }
                 Verdict::Dead { error } => {
-                    back.push_back(ack, Duration::ZERO, 0, true, Some(error));
+                    back.push_back(ack, Duration::ZERO, 0, 1, Some(error));
                 }
-                Verdict::Release => back.push_back(ack, Duration::ZERO, 1, false, None),
-                Verdict::Snooze { delay } => back.push_back(ack, *delay, 1, false, None),
+                Verdict::Release => back.push_back(ack, Duration::ZERO, 1, 0, None),
+                Verdict::Snooze { delay } => back.push_back(ack, *delay, 1, 0, None),
+                Verdict::Cancelled => back.push_back(ack, Duration::ZERO, 0, 2, None),
             }
         }
         Self {
@@ -640,16 +725,15 @@ impl Rows {
         ack: &Ack,
         delay: Duration,
         refund: u8,
-        dies: bool,
+        ends: u8,
         error: Option<&String>,
     ) {
         let error = error.map(|text| kept_error(text));
         let error = serde_json::to_string(&error).expect("a string is valid JSON");
         // Up to the next millisecond, so that a delay that is not zero stays one.
         let delay = delay.as_micros().div_ceil(1000);
-        let dies = u8::from(dies);
         self.push(format_args!(
-            "{},{},{delay},{refund},{dies},{error}",
+            "{},{},{delay},{refund},{ends},{error}",
             ack.id, ack.epoch
         ));
     }
@@ -708,10 +792,11 @@ async fn settle(
         prepared.done.as_ref(),
     )
     .await?;
-    let (mut committed, mut buried, mut requeued) =
-        (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut committed, mut cancelled) = (HashSet::new(), HashSet::new());
+    let (mut buried, mut requeued) = (HashSet::new(), HashSet::new());
     if let Some(back) = &prepared.back {
         committed = accepted(connection, sql!("ack_settled"), session, Some(back)).await?;
+        cancelled = accepted(connection, sql!("ack_cancelled"), session, Some(back)).await?;
         let bury = sqlx::query(sql!("ack_bury")).bind(session.id).bind(back);
         bury.execute(&mut *connection).await?;
         buried = accepted(connection, sql!("ack_bury_done"), session, Some(back)).await?;
@@ -726,8 +811,13 @@ async fn settle(
         let settlement = if committed.contains(&claim) {
             answer.push(-place);
             Settlement::Committed
-        } else if done.contains(&claim) || buried.contains(&claim) || requeued.contains(&claim) {
+        } else if requeued.contains(&claim) {
             released += i64::from(ack.verdict == Verdict::Release);
+            Settlement::Accepted
+        } else if [&done, &buried, &cancelled]
+            .iter()
+            .any(|set| set.contains(&claim))
+        {
             Settlement::Accepted
         } else {
             answer.push(place);
@@ -747,6 +837,7 @@ async fn settle(
         .bind(buried.len() as i64)
         .bind(released)
         .bind(i64::try_from(busy.as_micros()).unwrap_or(i64::MAX))
+        .bind(cancelled.len() as i64)
         .execute(connection)
         .await?;
     Ok(Ok(settled))
@@ -770,12 +861,40 @@ async fn accepted(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// Puts the dead jobs of a list back.
+async fn put_back(
+    connection: &mut SqliteConnection,
+    list: &str,
+) -> Result<Vec<JobId>, sqlx::Error> {
+    let mut back = numbers(connection, sql!("redrive"), list).await?;
+    let done = sqlx::query(sql!("redrive_done")).bind(list);
+    done.execute(connection).await?;
+    back.sort();
+    Ok(back)
+}
+
+/// Runs a statement over a list of jobs; the ids that it returns.
+async fn numbers(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    list: &str,
+) -> Result<Vec<JobId>, sqlx::Error> {
+    let rows = sqlx::query(sql).bind(list).fetch_all(connection).await?;
+    Ok(rows.iter().map(|row| JobId(row.get(0))).collect())
+}
+
+fn json(ids: &[JobId]) -> String {
+    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+    serde_json::to_string(&ids).expect("numbers are valid JSON")
+}
+
 /// Gives back what ended sessions hold, and adds their counters up. All of it, for it is no more
 /// than what workers had in hand.
-async fn reap(connection: &mut SqliteConnection) -> Result<(u64, u64), sqlx::Error> {
-    let mut rows = [0; 8];
+async fn reap(connection: &mut SqliteConnection) -> Result<(u64, u64, u64), sqlx::Error> {
+    let mut rows = [0; 9];
     let steps = [
         sql!("reap_end"),
+        sql!("reap_unwanted"),
         sql!("reap_bury"),
         sql!("reap_bury_done"),
         sql!("reap_requeue"),
@@ -790,6 +909,6 @@ async fn reap(connection: &mut SqliteConnection) -> Result<(u64, u64), sqlx::Err
             .await?
             .rows_affected();
     }
-    let [_, buried, _, requeued, ..] = rows;
-    Ok((requeued, buried))
+    let [_, cancelled, buried, _, requeued, ..] = rows;
+    Ok((requeued, buried, cancelled))
 }

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::time::Duration;
 
+use lockkit_core::Fence;
+
 use super::job::{
     Ack, ClaimedJob, Enqueued, JobId, MAX_BATCH_BYTES, NewJob, Settlement, check_batch, check_name,
 };
@@ -89,6 +91,50 @@ pub trait JobStore: Send + Sync + 'static {
     ///
     /// Cost: one read while there is nothing to do.
     fn upkeep(&self) -> impl Future<Output = Result<Upkeep, Error>> + Send;
+
+    /// Stops claims from a queue until it is [resumed](Self::resume); jobs can be put in, and become due.
+    ///
+    /// Whoever claims after this has returned gets nothing. What was claimed before goes on, also what a worker has claimed
+    /// ahead and not begun. A queue that has never had a job can be paused too.
+    ///
+    /// Cost: one statement, and for each claim, none. To repeat it does no harm.
+    fn pause(&self, queue: &str) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Lets a queue go on that was paused, and wakes its workers as an enqueue does.
+    ///
+    /// Cost: one statement. To repeat it does no harm.
+    fn resume(&self, queue: &str) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Takes jobs back, of which nobody wants to hear any more; what became of each, in their order.
+    ///
+    /// Cost: one transaction; those are waited for that a transaction is just about to settle. To repeat it does no
+    /// harm, but that what was removed is not found then.
+    fn cancel(&self, ids: &[JobId]) -> impl Future<Output = Result<Vec<Cancel>, Error>> + Send;
+
+    /// The claims of a session whose jobs were cancelled since. A [`Worker`](super::Worker) asks at each upkeep.
+    ///
+    /// Cost: one read that grows with what the session holds.
+    fn unwanted(
+        &self,
+        session: &Session,
+    ) -> impl Future<Output = Result<Vec<(JobId, Fence)>, Error>> + Send;
+
+    /// Puts dead jobs back, ready, with all their attempts; the ids of those that were dead.
+    ///
+    /// Their errors stay with them until the next one, and their epochs go on growing. A unique key is not theirs
+    /// any more.
+    ///
+    /// Cost: one transaction. To repeat it does no harm: what is back is not dead.
+    fn redrive(&self, ids: &[JobId]) -> impl Future<Output = Result<Vec<JobId>, Error>> + Send;
+
+    /// Puts dead jobs of a queue back, the oldest first, at most `limit` of at most 10,000; their ids.
+    ///
+    /// Cost: one transaction, which grows with the dead jobs of all queues that are older.
+    fn redrive_queue(
+        &self,
+        queue: &str,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<JobId>, Error>> + Send;
 
     /// Waits until `queue` may have a ready job, at most `limit`. A hint: it may return early for
     /// nothing, and a claim now and then is the truth.
@@ -275,8 +321,22 @@ pub struct Upkeep {
     pub requeued: u64,
     /// Jobs of lost workers that had no attempt left.
     pub buried: u64,
+    /// Jobs of lost workers that were cancelled before.
+    pub cancelled: u64,
     /// When the next scheduled job is due, from now.
     pub next_due: Option<Duration>,
+}
+
+/// What became of a job that was to be cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cancel {
+    /// It was queued, and is gone.
+    Removed,
+    /// A worker has it, and is told at its next upkeep: then the handler is dropped at its next await, and the job is gone.
+    /// One that is done before that is done. In no case does it come back.
+    Told,
+    /// There is none of this number, or it is done, or dead.
+    NotFound,
 }
 
 /// A job that a worker holds.
@@ -345,6 +405,8 @@ pub struct QueueStats {
     pub kept: u64,
     /// Dead jobs.
     pub dead: u64,
+    /// The queues that are paused.
+    pub paused: Vec<String>,
     /// What each worker has done, by name.
     pub workers: Vec<WorkerTotals>,
 }
@@ -366,6 +428,8 @@ pub struct WorkerTotals {
     pub dead: u64,
     /// Jobs given back unstarted.
     pub released: u64,
+    /// Jobs that were cancelled in its hands.
+    pub cancelled: u64,
     /// Time spent on all of these.
     pub busy: Duration,
 }

@@ -1,5 +1,6 @@
 //! The worker: claims jobs, runs handlers on a pool, settles them, and knows when to stop.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::ops::Deref;
@@ -23,7 +24,7 @@ use super::lease::SessionLease;
 use super::store::{ClaimSpec, JobStore, Renewal, Session, SessionSpec};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use super::transactional::{Done, JobDatabase};
-use super::{Ack, ClaimedJob, Settlement, Verdict};
+use super::{Ack, ClaimedJob, JobId, Settlement, Verdict};
 use crate::error::{Cause, Error, chain_of_causes};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::transaction::Tx;
@@ -101,8 +102,8 @@ pub struct WorkerBuilder<S, H> {
 ///
 /// # Cancel safety
 ///
-/// The future is dropped at an await when the lease is lost, or when a drain's time is over. The
-/// job then runs again elsewhere, so what a handler does must be safe to do again; what it
+/// The future is dropped at an await when its job was [cancelled](JobStore::cancel), when the lease is lost, or when a
+/// drain's time is over. In the latter two the job then runs again elsewhere, so what a handler does must be safe to do again; what it
 /// writes elsewhere can show [`Job::fence`].
 pub trait Handler: Send + Sync + 'static {
     /// Runs one job. An error puts it back for another try, until its attempts are used up.
@@ -169,6 +170,8 @@ pub struct WorkerStats {
     pub failed: u64,
     /// Jobs accepted back unstarted, or for later.
     pub given_back: u64,
+    /// Jobs accepted as cancelled.
+    pub cancelled: u64,
     /// Acknowledgements that were refused because the claim had ended.
     pub stale: u64,
     /// Acknowledgements of which nobody can tell whether they were accepted: see [`Settlement::Unknown`].
@@ -228,6 +231,16 @@ struct Desk<S, H> {
     lost: CancellationToken,
     /// Cancelled when running handlers must stop.
     cancel: CancellationToken,
+    /// By claim, what is cancelled when the job is not wanted any more.
+    running: Mutex<Running>,
+}
+
+type Running = HashMap<(JobId, Fence), CancellationToken>;
+
+/// A running handler that is listed.
+struct Listed<'a> {
+    running: &'a Mutex<Running>,
+    claim: (JobId, Fence),
 }
 
 // === impl Worker ===
@@ -331,6 +344,7 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
             lease: SessionLease::new(sent + config.trust()),
             lost: CancellationToken::new(),
             cancel: CancellationToken::new(),
+            running: Mutex::default(),
         });
         // Whatever way this future ends, dropped or finished, the session's tasks end with it.
         let _cancel = desk.cancel.clone().drop_guard();
@@ -599,7 +613,8 @@ impl Job {
         done.settle(tx).await
     }
 
-    /// Ready when the handler should stop: the lease is lost, or a drain's time is over. The
+    /// Ready when the handler should stop: the lease is lost, a drain's time is over, or the job was
+    /// [cancelled](JobStore::cancel). The
     /// handler is dropped at its next await anyhow; a loop that does not await asks
     /// [`is_cancelled`](Self::is_cancelled).
     pub async fn cancelled(&self) {
@@ -688,6 +703,7 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
             (Settlement::Committed, _) | (_, Verdict::Done { .. }) => stats.done += 1,
             (_, Verdict::Retry { .. } | Verdict::Dead { .. }) => stats.failed += 1,
             (_, Verdict::Release | Verdict::Snooze { .. }) => stats.given_back += 1,
+            (_, Verdict::Cancelled) => stats.cancelled += 1,
         }
     }
 }
@@ -758,10 +774,13 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
     async fn handle(self: Arc<Self>, claimed: ClaimedJob, started: Started) {
         let begun = Instant::now();
         let claim = claimed.clone();
+        // Of the session's end it hears too.
+        let unwanted = self.cancel.child_token();
+        let _listed = self.list((claim.id, claim.epoch), unwanted.clone());
         let in_doubt = Arc::new(AtomicBool::new(false));
         let job = Job {
             claimed,
-            cancelled: self.cancel.clone(),
+            cancelled: unwanted.clone(),
             #[cfg(any(feature = "postgres", feature = "sqlite"))]
             session: self.session.id,
             #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -774,14 +793,34 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             biased;
             // Disowned: the store gives the job to somebody else.
             () = self.cancel.cancelled() => return,
-            result = run => result,
+            () = unwanted.cancelled() => None,
+            result = run => Some(result),
         };
         let verdict = match result {
+            None => Verdict::Cancelled,
+            Some(result) => self.verdict(&claim, result, in_doubt.load(Ordering::Relaxed)),
+        };
+        let mut ack = Ack::new(&claim, verdict).busy(begun.elapsed());
+        if let Err(error) = ack.check() {
+            // One answer that the store would refuse must not take its batch along.
+            ack.verdict = Verdict::Dead {
+                error: format!("the handler's answer is invalid: {error}"),
+            };
+        }
+        started.finish(ack, Instant::now().into_std());
+    }
+
+    /// What a handler's end says of its job.
+    fn verdict(
+        &self,
+        claim: &ClaimedJob,
+        result: std::thread::Result<HandlerResult>,
+        in_doubt: bool,
+    ) -> Verdict {
+        match result {
             // The store knows whether it is; this happens only if it is not.
-            Ok(Ok(Completion::Done | Completion::DoneWith(_)))
-                if in_doubt.load(Ordering::Relaxed) =>
-            {
-                self.retry(&claim, NOT_COMMITTED.to_owned())
+            Ok(Ok(Completion::Done | Completion::DoneWith(_))) if in_doubt => {
+                self.retry(claim, NOT_COMMITTED.to_owned())
             }
             Ok(Ok(Completion::Done)) => Verdict::Done { result: None },
             Ok(Ok(Completion::DoneWith(result))) => Verdict::Done {
@@ -795,20 +834,18 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 delay,
                 error: text(&*error),
             },
-            Ok(Err(error)) => self.retry(&claim, text(&*error)),
-            Err(panic) => self.retry(
-                &claim,
-                format!("the handler panicked: {}", message(&*panic)),
-            ),
-        };
-        let mut ack = Ack::new(&claim, verdict).busy(begun.elapsed());
-        if let Err(error) = ack.check() {
-            // One answer that the store would refuse must not take its batch along.
-            ack.verdict = Verdict::Dead {
-                error: format!("the handler's answer is invalid: {error}"),
-            };
+            Ok(Err(error)) => self.retry(claim, text(&*error)),
+            Err(panic) => self.retry(claim, format!("the handler panicked: {}", message(&*panic))),
         }
-        started.finish(ack, Instant::now().into_std());
+    }
+
+    /// Lists a running handler for as long as the answer lives.
+    fn list(&self, claim: (JobId, Fence), unwanted: CancellationToken) -> Listed<'_> {
+        self.running.lock().insert(claim, unwanted);
+        Listed {
+            running: &self.running,
+            claim,
+        }
     }
 
     fn retry(&self, claim: &ClaimedJob, error: String) -> Verdict {
@@ -960,8 +997,33 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 }
                 Err(error) => self.shared.count_error(&error),
             }
+            if self.claims.held() != Held::default() {
+                self.stop_unwanted().await;
+            }
             sleep(pause).await;
         }
+    }
+
+    /// Asks which of the jobs at hand were cancelled, and stops them, begun or not.
+    async fn stop_unwanted(&self) {
+        let unwanted = match self.shared.store.unwanted(&self.session).await {
+            Ok(unwanted) => unwanted,
+            Err(error) => return self.shared.count_error(&error),
+        };
+        for (id, epoch) in unwanted {
+            self.claims.withdraw(id, epoch, Instant::now().into_std());
+            let running = self.running.lock().get(&(id, epoch)).cloned();
+            if let Some(running) = running {
+                running.cancel();
+            }
+        }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let unlisted = self.running.lock().remove(&self.claim);
+        drop(unlisted);
     }
 }
 

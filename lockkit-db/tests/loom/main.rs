@@ -36,7 +36,7 @@ use lockkit_core::sync::{Mutex, thread};
 // The claims' own names for these: `super` is this file.
 use lockkit_db::queue::{Ack, AckBatch, ClaimedJob, JobId, Settlement, Verdict};
 
-use crate::claims::{Claims, Limits, Look};
+use crate::claims::{Claims, Held, Limits, Look};
 use crate::lease::SessionLease;
 
 /// What the store has committed: the verdicts by job, and the batches by number.
@@ -130,6 +130,34 @@ fn commit(store: &mut Store, batch: &AckBatch) {
         let known = store.settled.insert(ack.id.0, ack.verdict.clone());
         assert!(known.is_none(), "each claim leaves by one door, once");
     }
+}
+
+#[test]
+fn a_job_that_nobody_wants_is_begun_or_given_up_and_not_both() {
+    // Mutant: C60
+    check("withdraw vs take", 3, || {
+        let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
+        claims.deliver(vec![job(1)], 1, now());
+        let worker = thread::spawn({
+            let claims = Arc::clone(&claims);
+            move || {
+                let taken = block_on(poll_fn(|cx| claims.poll_take(cx)));
+                if let Some((job, started)) = taken {
+                    started.finish(Ack::done(&job), now());
+                }
+            }
+        });
+        let lane = thread::spawn({
+            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
+            move || lane(&claims, &store, 0)
+        });
+        claims.withdraw(JobId(1), Fence::MIN, now());
+        claims.close(now());
+        worker.join().unwrap();
+        lane.join().unwrap();
+        assert_eq!(store.lock().settled.len(), 1);
+        assert_eq!(claims.held(), Held::default());
+    });
 }
 
 #[test]

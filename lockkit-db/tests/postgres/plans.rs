@@ -100,6 +100,12 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
             taken.contains(unique) && free.contains(unique),
             "{taken}\n{free}"
         );
+        let cancel = plan!("cancel", "('{1}')");
+        assert!(
+            cancel.contains(by_id) && !cancel.contains("lockkit_job_owner"),
+            "{cancel}"
+        );
+        assert!(plan!("unwanted", "(1)").contains("lockkit_job_owner"));
         assert!(plan!("ack_in", "(1, 1, 1, NULL, 0)").contains(by_id));
         assert!(plan!("reap", "('{1}')").contains("lockkit_job_settled"));
         assert!(plan!("claim_again", "(1, 1)").contains("lockkit_job_owner"));

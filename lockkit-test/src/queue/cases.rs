@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    Ack, AckBatch, ClaimSpec, ClaimedJob, Enqueued, JobId, JobStore, MAX_BATCH, MAX_NAME,
+    Ack, AckBatch, Cancel, ClaimSpec, ClaimedJob, Enqueued, JobId, JobStore, MAX_BATCH, MAX_NAME,
     MAX_PAYLOAD, MAX_UNIQUE, NewJob, OnDuplicate, Renewal, Session, SessionSpec, Settlement,
     Verdict,
 };
@@ -893,6 +893,174 @@ mod all {
         assert_eq!(stores[0].stats().await.unwrap().ready, 5);
     }
 
+    pub async fn a_paused_queue_gives_nothing_until_it_is_resumed<B: Bench>(bench: B) {
+        // Mutant: C62
+        let (store, there) = (bench.store(), bench.second().await);
+        let first = enqueue(store, 2).await;
+        let mut a = Hand::new(store, "a").await;
+        let held = a.claim(1).await.remove(0);
+        for _ in 0..2 {
+            there.pause("q").await.unwrap();
+        }
+        assert_eq!(store.stats().await.unwrap().paused, ["q"]);
+        assert!(a.claim(5).await.is_empty());
+        // What is held can be settled, jobs can be put in, and other queues go on.
+        let second = enqueue(store, 1).await;
+        let batch = AckBatch {
+            seq: 1,
+            acks: vec![Ack::done(&held)],
+        };
+        let spec = ClaimSpec::new("q", 5).numbered(1);
+        let exchange = store
+            .exchange(&a.session, Some(&batch), Some(&spec))
+            .await
+            .unwrap();
+        assert_eq!(exchange.settled, [Settlement::Accepted]);
+        assert!(exchange.claimed.is_empty());
+        a.seq = 1;
+        let again = store.exchange(&a.session, None, Some(&spec.again())).await;
+        assert!(again.unwrap().claimed.is_empty());
+        store.enqueue("other", &[job()]).await.unwrap();
+        let other = ClaimSpec::new("other", 5);
+        let other = store.exchange(&a.session, None, Some(&other)).await;
+        assert_eq!(other.unwrap().claimed.len(), 1);
+
+        let long = Duration::from_mins(1);
+        let (waited, ()) = tokio::join!(
+            tokio::time::timeout(long / 2, store.wait_for_work("q", long)),
+            async { there.resume("q").await.unwrap() },
+        );
+        assert!(waited.is_ok(), "it was woken, or it would still wait");
+        there.resume("q").await.unwrap();
+        assert!(store.stats().await.unwrap().paused.is_empty());
+        assert_eq!(ids(&a.claim(5).await), [first[1], second[0]]);
+        // One that nobody has heard of.
+        store.resume("new").await.unwrap();
+        store.pause("new").await.unwrap();
+        store.enqueue("new", &[job()]).await.unwrap();
+        let new = ClaimSpec::new("new", 5);
+        let claimed = store.exchange(&a.session, None, Some(&new)).await;
+        assert!(claimed.unwrap().claimed.is_empty());
+    }
+
+    pub async fn what_is_queued_is_removed_by_a_cancel<B: Bench>(bench: B) {
+        let store = bench.store();
+        let jobs = [
+            job(),
+            job().after(MS),
+            job(),
+            job().unique("k", OnDuplicate::Skip),
+        ];
+        let put = store.enqueue("q", &jobs).await.unwrap();
+        let asked = [put[3], JobId(999_999), put[1], put[0], put[0]];
+        let removed = Cancel::Removed;
+        let answer = [removed, Cancel::NotFound, removed, removed, removed];
+        assert_eq!(store.cancel(&asked).await.unwrap(), answer);
+        assert_eq!(store.cancel(&asked).await.unwrap(), [Cancel::NotFound; 5]);
+        let stats = store.stats().await.unwrap();
+        assert_eq!((stats.ready, stats.scheduled, stats.dead), (1, 0, 0));
+        let mut a = Hand::new(store, "a").await;
+        let left = a.claim(5).await;
+        assert_eq!(ids(&left), [put[2]]);
+        a.end(&left[0], Verdict::Done { result: None }).await;
+        assert_eq!(store.cancel(&put[2..3]).await.unwrap(), [Cancel::NotFound]);
+    }
+
+    pub async fn a_claimed_job_that_is_cancelled_does_not_come_back<B: Bench>(bench: B) {
+        // Mutants: C63, C64
+        let store = bench.store();
+        let jobs = vec![job().max_attempts(2); 8];
+        store.enqueue("q", &jobs).await.unwrap();
+        let (mut a, b) = (Hand::new(store, "a").await, Hand::new(store, "b").await);
+        let claimed = a.claim(8).await;
+        let told = store.cancel(&ids(&claimed[..7])).await.unwrap();
+        assert_eq!(told, [Cancel::Told; 7]);
+        let mut unwanted = store.unwanted(&a.session).await.unwrap();
+        unwanted.sort();
+        let claims = claimed[..7].iter().map(|job| (job.id, job.epoch));
+        assert_eq!(unwanted, claims.collect::<Vec<_>>());
+        assert!(store.unwanted(&b.session).await.unwrap().is_empty());
+        for (job, verdict) in claimed.iter().zip([
+            retry(MS),
+            Verdict::Release,
+            Verdict::Snooze { delay: MS },
+            Verdict::Cancelled,
+            Verdict::Done { result: None },
+            Verdict::Dead { error: "e".into() },
+        ]) {
+            assert_eq!(a.end(job, verdict).await, Settlement::Accepted);
+        }
+        // The one that nobody has cancelled comes back, also when its worker is lost.
+        bench.advance(LEASE).await;
+        let upkeep = store.upkeep().await.unwrap();
+        assert_eq!(
+            (upkeep.requeued, upkeep.buried, upkeep.cancelled),
+            (1, 0, 1)
+        );
+        let stats = store.stats().await.unwrap();
+        assert_eq!((stats.ready, stats.scheduled, stats.claimed), (1, 0, 0));
+        let worker = &stats.workers[0];
+        assert_eq!((worker.cancelled, worker.done, worker.dead), (4, 1, 1));
+        assert_eq!((worker.retried, worker.released), (0, 0));
+        // Whoever has it then need not have been told.
+        let mut c = Hand::new(store, "c").await;
+        let last = c.claim(5).await.remove(0);
+        assert!(store.unwanted(&c.session).await.unwrap().is_empty());
+        assert_eq!(c.end(&last, Verdict::Cancelled).await, Settlement::Accepted);
+        assert_eq!(store.stats().await.unwrap().ready, 0);
+    }
+
+    pub async fn the_dead_can_be_redriven_with_all_their_attempts<B: Bench>(bench: B) {
+        // Mutants: C65, C66
+        let store = bench.store();
+        let mortal = |priority| {
+            job()
+                .max_attempts(3)
+                .priority(priority)
+                .unique(format!("{priority}"), OnDuplicate::Skip)
+        };
+        let put = store
+            .enqueue("q", &[mortal(1), mortal(2), mortal(3)])
+            .await
+            .unwrap();
+        store.enqueue("other", &[job()]).await.unwrap();
+        let mut a = Hand::new(store, "a").await;
+        let other = ClaimSpec::new("other", 5);
+        let other = store
+            .exchange(&a.session, None, Some(&other))
+            .await
+            .unwrap();
+        let claimed = a.claim(5).await;
+        for job in claimed.iter().chain(&other.claimed) {
+            let dead = Verdict::Dead { error: "e".into() };
+            assert_eq!(a.end(job, dead).await, Settlement::Accepted);
+        }
+        assert_eq!(
+            store.redrive(&[put[2], JobId(999_999)]).await.unwrap(),
+            [put[2]]
+        );
+        assert_eq!(store.redrive(&[put[2]]).await.unwrap(), []);
+        assert_eq!(store.redrive_queue("q", 1).await.unwrap(), [put[0]]);
+        assert_eq!(store.redrive_queue("q", 10).await.unwrap(), [put[1]]);
+        assert_eq!(store.redrive_queue("q", 10).await.unwrap(), []);
+        assert_eq!(store.redrive_queue("nobody's", 10).await.unwrap(), []);
+        assert_eq!(store.stats().await.unwrap().dead, 1, "the other queue's");
+        let again = a.claim(5).await;
+        assert_eq!(ids(&again), put, "by priority");
+        for (again, before) in again.iter().zip(&claimed) {
+            assert_eq!((again.attempt, again.max_attempts), (1, 3));
+            assert_eq!(
+                (&again.kind, &again.payload),
+                (&before.kind, &before.payload)
+            );
+            assert!(again.epoch > before.epoch, "the old claim stays ended");
+            assert_eq!(a.end(before, Verdict::Release).await, Settlement::Stale);
+        }
+        // Their keys are not theirs any more.
+        let new = store.put("q", &[mortal(1)]).await.unwrap()[0];
+        assert!(matches!(new, Enqueued::New(id) if id > put[2]));
+    }
+
     pub async fn bad_input_is_refused_and_changes_nothing<B: Bench>(bench: B) {
         let store = bench.store();
         let refused = |field: &str, result: Result<Vec<JobId>, Error>| match result {
@@ -947,6 +1115,18 @@ mod all {
             0,
             "none of them left a job"
         );
+
+        for ids in [vec![], vec![NONE; MAX_BATCH + 1]] {
+            assert!(store.cancel(&ids).await.unwrap_err().is_invalid());
+            assert!(store.redrive(&ids).await.unwrap_err().is_invalid());
+        }
+        for queue in ["", "nul\0", &long] {
+            assert!(store.pause(queue).await.unwrap_err().is_invalid());
+            assert!(store.resume(queue).await.unwrap_err().is_invalid());
+            let redriven = store.redrive_queue(queue, 1).await;
+            assert!(redriven.unwrap_err().is_invalid());
+        }
+        assert!(store.redrive_queue("q", 0).await.unwrap_err().is_invalid());
 
         for (worker, lease) in [
             ("", LEASE),

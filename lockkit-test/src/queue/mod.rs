@@ -74,6 +74,10 @@ macro_rules! queue_conformance {
             a_unique_job_replaces_what_is_queued
             a_running_job_does_not_stand_for_a_new_one
             a_key_is_one_job_however_many_want_it
+            a_paused_queue_gives_nothing_until_it_is_resumed
+            what_is_queued_is_removed_by_a_cancel
+            a_claimed_job_that_is_cancelled_does_not_come_back
+            the_dead_can_be_redriven_with_all_their_attempts
             bad_input_is_refused_and_changes_nothing
         }
     };

@@ -6,8 +6,8 @@ use std::time::Duration;
 use lockkit_core::Fence;
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    Ack, AckBatch, ClaimSpec, ClaimedJob, Enqueued, JobId, JobStore, NewJob, OnDuplicate, Renewal,
-    Session, SessionSpec, Settlement, Verdict,
+    Ack, AckBatch, Cancel, ClaimSpec, ClaimedJob, Enqueued, JobId, JobStore, NewJob, OnDuplicate,
+    Renewal, Session, SessionSpec, Settlement, Verdict,
 };
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -70,6 +70,14 @@ pub enum Op {
     Resend(Index),
     /// A session ends as it should. One that crashes is just not heard of again.
     Close(Index),
+    /// A job is taken back, one of all that there ever were.
+    Cancel(Index),
+    /// The queue is paused, or goes on.
+    Pause(bool),
+    /// A job is redriven if it is dead, one of all that there ever were.
+    Redrive(Index),
+    /// The oldest dead jobs are redriven, so many at most.
+    RedriveQueue(usize),
     /// Time passes, in ms.
     Advance(u64),
     /// Somebody does the upkeep.
@@ -82,6 +90,7 @@ pub enum Op {
 pub enum End {
     Done,
     Kept,
+    Cancelled,
     Retry(u64),
     Dead,
     Release,
@@ -93,6 +102,7 @@ pub fn histories(most: usize) -> impl Strategy<Value = Vec<Op>> {
     let end = prop_oneof![
         4 => Just(End::Done),
         1 => Just(End::Kept),
+        1 => Just(End::Cancelled),
         2 => (0..60u64).prop_map(End::Retry),
         1 => Just(End::Dead),
         1 => Just(End::Release),
@@ -113,6 +123,10 @@ pub fn histories(most: usize) -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(session, claim, kept, commit)| Op::AckIn { session, claim, kept, commit }),
         1 => any::<Index>().prop_map(Op::Resend),
         1 => any::<Index>().prop_map(Op::Close),
+        1 => any::<Index>().prop_map(Op::Cancel),
+        1 => prop_oneof![1 => Just(true), 2 => Just(false)].prop_map(Op::Pause),
+        1 => any::<Index>().prop_map(Op::Redrive),
+        1 => (1..3_usize).prop_map(Op::RedriveQueue),
         // The whole lease to the millisecond is the interesting length.
         3 => prop_oneof![1..LEASE, Just(LEASE), Just(LEASE - 1)]
             .prop_map(Op::Advance),
@@ -130,6 +144,7 @@ enum State {
     Settled(i64),
     Done,
     Dead,
+    Cancelled,
 }
 
 #[derive(Debug)]
@@ -141,6 +156,8 @@ struct Job {
     attempt: u32,
     max_attempts: u32,
     key: Option<u8>,
+    /// Claimed, and not to come back.
+    unwanted: bool,
 }
 
 /// A session as its worker has it, with what the model knows of it.
@@ -157,8 +174,9 @@ struct Hand {
 struct Model {
     now: u64,
     jobs: BTreeMap<JobId, Job>,
-    /// By worker: sessions, done, retried, dead, released.
-    counts: BTreeMap<bool, [u64; 5]>,
+    /// By worker: sessions, done, retried, dead, released, cancelled.
+    counts: BTreeMap<bool, [u64; 6]>,
+    paused: bool,
     kept: BTreeSet<JobId>,
 }
 
@@ -203,6 +221,7 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
                             attempt: 0,
                             max_attempts: *max_attempts,
                             key: None,
+                            unwanted: false,
                         },
                     );
                     assert!(known.is_none(), "an id is given once");
@@ -316,6 +335,35 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
                 hand.until = 0;
                 model.reap(&hands);
             }
+            Op::Cancel(at) if !model.jobs.is_empty() => {
+                let id = *at.get(&model.jobs.keys().collect::<Vec<_>>());
+                let told = store.cancel(&[*id]).await.unwrap();
+                assert_eq!(told, [model.cancel(*id)]);
+            }
+            Op::Pause(pause) => {
+                if *pause {
+                    store.pause("q").await.unwrap();
+                } else {
+                    store.resume("q").await.unwrap();
+                }
+                model.paused = *pause;
+            }
+            Op::Redrive(at) if !model.jobs.is_empty() => {
+                let id = **at.get(&model.jobs.keys().collect::<Vec<_>>());
+                let dead = model.jobs[&id].state == State::Dead;
+                let back = store.redrive(&[id]).await.unwrap();
+                assert_eq!(back, if dead { vec![id] } else { vec![] });
+                model.redrive(&back);
+            }
+            Op::RedriveQueue(limit) => {
+                let dead = model
+                    .jobs
+                    .iter()
+                    .filter(|(_, job)| job.state == State::Dead);
+                let oldest: Vec<_> = dead.map(|(id, _)| *id).take(*limit).collect();
+                assert_eq!(store.redrive_queue("q", *limit).await.unwrap(), oldest);
+                model.redrive(&oldest);
+            }
             Op::Advance(ms) => {
                 bench.advance(Duration::from_millis(*ms)).await;
                 model.now += ms;
@@ -326,10 +374,11 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
                     .values()
                     .filter(|job| job.state == State::Scheduled);
                 let next = next.map(|job| job.run_at.saturating_sub(model.now)).min();
-                let (requeued, buried) = model.reap(&hands);
+                let (requeued, buried, cancelled) = model.reap(&hands);
                 let promoted = model.promote();
                 let upkeep = store.upkeep().await.unwrap();
                 assert_eq!((upkeep.requeued, upkeep.buried), (requeued, buried));
+                assert_eq!(upkeep.cancelled, cancelled);
                 assert_eq!(upkeep.promoted, promoted);
                 assert_eq!(upkeep.next_due, next.map(Duration::from_millis));
             }
@@ -338,7 +387,9 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
             | Op::Exchange { .. }
             | Op::AckIn { .. }
             | Op::Resend(_)
-            | Op::Close(_) => {}
+            | Op::Close(_)
+            | Op::Cancel(_)
+            | Op::Redrive(_) => {}
         }
         model.compare(&**store, &hands).await;
     }
@@ -346,7 +397,7 @@ pub async fn check<B: Bench>(bench: &B, history: &[Op]) {
 
 impl Model {
     fn put(&mut self, key: u8, replace: bool, delay: u64, told: Enqueued) {
-        let live = |job: &Job| !matches!(job.state, State::Done | State::Dead);
+        let live = |job: &Job| !matches!(job.state, State::Done | State::Dead | State::Cancelled);
         let has_key = |job: &Job| job.key == Some(key) && live(job);
         let queued = |job: &Job| matches!(job.state, State::Ready | State::Scheduled);
         let held = self.jobs.iter_mut().find(|(_, job)| has_key(job));
@@ -383,6 +434,7 @@ impl Model {
             attempt: 0,
             max_attempts: 2,
             key: Some(key),
+            unwanted: false,
         };
         self.jobs.insert(told.id(), job);
     }
@@ -433,6 +485,7 @@ impl Model {
                         delay: ms(*delay),
                         error: "e".into(),
                     },
+                    End::Cancelled => Verdict::Cancelled,
                     End::Dead => Verdict::Dead { error: "e".into() },
                     End::Release => Verdict::Release,
                     End::Snooze(delay) => Verdict::Snooze { delay: ms(*delay) },
@@ -491,6 +544,14 @@ impl Model {
             }
         };
         match &ack.verdict {
+            Verdict::Retry { .. } | Verdict::Release | Verdict::Snooze { .. } if job.unwanted => {
+                job.state = State::Cancelled;
+                counts[5] += 1;
+            }
+            Verdict::Cancelled => {
+                job.state = State::Cancelled;
+                counts[5] += 1;
+            }
             Verdict::Done { result } => {
                 job.state = State::Done;
                 counts[1] += 1;
@@ -526,7 +587,8 @@ impl Model {
             .filter(|(_, job)| job.state == State::Ready)
             .collect();
         ready.sort_by_key(|(id, job)| (job.priority, job.run_at, **id));
-        let n = if hand.until > self.now { n } else { 0 };
+        let open = hand.until > self.now && !self.paused;
+        let n = if open { n } else { 0 };
         if strict {
             ready.truncate(n);
         } else {
@@ -548,8 +610,8 @@ impl Model {
         }
     }
 
-    fn reap(&mut self, hands: &[Hand]) -> (u64, u64) {
-        let (mut requeued, mut buried) = (0, 0);
+    fn reap(&mut self, hands: &[Hand]) -> (u64, u64, u64) {
+        let (mut requeued, mut buried, mut cancelled) = (0, 0, 0);
         let lives = |id: i64| {
             hands
                 .iter()
@@ -558,7 +620,10 @@ impl Model {
         for job in self.jobs.values_mut() {
             match job.state {
                 State::Claimed(by) if !lives(by) => {
-                    if job.attempt < job.max_attempts {
+                    if job.unwanted {
+                        job.state = State::Cancelled;
+                        cancelled += 1;
+                    } else if job.attempt < job.max_attempts {
                         job.state = State::Ready;
                         requeued += 1;
                     } else {
@@ -569,7 +634,33 @@ impl Model {
                 _ => {}
             }
         }
-        (requeued, buried)
+        (requeued, buried, cancelled)
+    }
+
+    fn cancel(&mut self, id: JobId) -> Cancel {
+        let job = self.jobs.get_mut(&id).expect("it is one of them");
+        match job.state {
+            State::Ready | State::Scheduled => {
+                job.state = State::Cancelled;
+                Cancel::Removed
+            }
+            State::Claimed(_) => {
+                job.unwanted = true;
+                Cancel::Told
+            }
+            _ => Cancel::NotFound,
+        }
+    }
+
+    fn redrive(&mut self, ids: &[JobId]) {
+        for id in ids {
+            let job = self.jobs.get_mut(id).expect("it was dead");
+            job.state = State::Ready;
+            job.run_at = self.now;
+            job.attempt = 0;
+            job.key = None;
+            job.unwanted = false;
+        }
     }
 
     fn promote(&mut self) -> u64 {
@@ -601,13 +692,21 @@ impl Model {
         );
         assert_eq!(stats.dead, count(|state| *state == State::Dead), "dead");
         assert_eq!(stats.kept, self.kept.len() as u64, "kept");
+        assert_eq!(stats.paused.len(), usize::from(self.paused), "paused");
         let rows: Vec<_> = stats
             .workers
             .iter()
             .map(|w| {
                 (
                     w.worker == "true",
-                    [w.sessions, w.done, w.retried, w.dead, w.released],
+                    [
+                        w.sessions,
+                        w.done,
+                        w.retried,
+                        w.dead,
+                        w.released,
+                        w.cancelled,
+                    ],
                 )
             })
             .collect();

@@ -7,23 +7,25 @@ mod schema;
 mod statements;
 mod wake;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{PgConnection, Postgres, Row as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::connections::{Commits, Connections};
+use self::connections::{Commits, Connections, Statement};
 use self::cursor::Cursor;
 use self::entry::Entry;
 use self::statements::{Batch, Claims, sql};
 use self::wake::Wake;
-use super::job::{check_batch, check_enqueue};
+use super::job::{check_batch, check_enqueue, check_ids, check_name};
 use super::store::{
-    AckBatch, ActiveJob, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats, Renewal,
-    Session, SessionSpec, Upkeep, WorkerTotals,
+    AckBatch, ActiveJob, Cancel, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats,
+    Renewal, Session, SessionSpec, Upkeep, WorkerTotals,
 };
 use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
 use super::{Enqueued, JobId, NewJob};
@@ -267,8 +269,8 @@ impl PostgresStore {
     }
 
     /// Ends the sessions whose lease is over, and one more if it is named, and gives back what they hold: how
-    /// many jobs that is, and how many more are dead of it.
-    async fn reap(&self, also: Option<&Session>) -> Result<(u64, u64), Error> {
+    /// many jobs that is, how many more are dead of it, and how many are gone as nobody wanted them.
+    async fn reap(&self, also: Option<&Session>) -> Result<(u64, u64, u64), Error> {
         let mut transaction = self.lanes.begin().await?;
         if let Some(session) = also {
             let end = sqlx::query(sql!("session_end")).bind(session.id);
@@ -281,7 +283,8 @@ impl PostgresStore {
             .rows(sqlx::query(sql!("reap")).bind(locked))
             .await?;
         transaction.commit().await?;
-        Ok((count(&reaped[0], 0), count(&reaped[0], 1)))
+        let [requeued, buried, cancelled] = [0, 1, 2].map(|at| count(&reaped[0], at));
+        Ok((requeued, buried, cancelled))
     }
 
     async fn list<T>(
@@ -295,6 +298,20 @@ impl PostgresStore {
         let list = sqlx::query(sql).bind(after.0).bind(limit as i64);
         let rows = self.hints.reader.read(list).await?;
         Ok(rows.iter().map(row).collect())
+    }
+
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), Error> {
+        check_name("queue", queue)?;
+        let pause = sqlx::query(sql!("queue_pause")).bind(queue).bind(paused);
+        self.lanes.write(pause).await.map(drop)
+    }
+
+    async fn put_back(&self, redrive: Statement<'_>) -> Result<Vec<JobId>, Error> {
+        let back = self.lanes.write(redrive).await?;
+        if !back.is_empty() {
+            self.hints.tell("").await;
+        }
+        Ok(statements::ids(&back))
     }
 
     async fn has_ready(&self, queue: &str) -> Result<bool, Error> {
@@ -416,7 +433,7 @@ impl JobStore for PostgresStore {
             ..Upkeep::default()
         };
         if over {
-            (upkeep.requeued, upkeep.buried) = self.reap(None).await?;
+            (upkeep.requeued, upkeep.buried, upkeep.cancelled) = self.reap(None).await?;
         }
         if due {
             let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
@@ -430,6 +447,63 @@ impl JobStore for PostgresStore {
             self.hints.tell("").await;
         }
         Ok(upkeep)
+    }
+
+    async fn pause(&self, queue: &str) -> Result<(), Error> {
+        self.set_paused(queue, true).await
+    }
+
+    async fn resume(&self, queue: &str) -> Result<(), Error> {
+        self.set_paused(queue, false).await?;
+        self.hints.tell(queue).await;
+        Ok(())
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<Vec<Cancel>, Error> {
+        check_ids(ids)?;
+        let mut sorted: Vec<_> = ids.iter().map(|id| id.0).collect();
+        // In one order for all, so that two who cancel cannot wait for each other.
+        sorted.sort_unstable();
+        sorted.dedup();
+        let cancel = sqlx::query(sql!("cancel")).bind(sorted);
+        let rows = self.lanes.write(cancel).await?;
+        let became = |row: &PgRow| {
+            let claimed = row.get::<i16, _>(1) == 1;
+            let cancel = if claimed {
+                Cancel::Told
+            } else {
+                Cancel::Removed
+            };
+            (JobId(row.get(0)), cancel)
+        };
+        let became: HashMap<_, _> = rows.iter().map(became).collect();
+        let found = |id: &JobId| became.get(id).copied().unwrap_or(Cancel::NotFound);
+        Ok(ids.iter().map(found).collect())
+    }
+
+    async fn unwanted(&self, session: &Session) -> Result<Vec<(JobId, Fence)>, Error> {
+        let unwanted = sqlx::query(sql!("unwanted")).bind(session.id);
+        let rows = self.hints.reader.read(unwanted).await?;
+        let claim = |row: &PgRow| {
+            let epoch = Fence::try_from(row.get::<i64, _>(1)).ok()?;
+            Some((JobId(row.get(0)), epoch))
+        };
+        Ok(rows.iter().filter_map(claim).collect())
+    }
+
+    async fn redrive(&self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
+        check_ids(ids)?;
+        let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+        self.put_back(sqlx::query(sql!("redrive")).bind(ids)).await
+    }
+
+    async fn redrive_queue(&self, queue: &str, limit: usize) -> Result<Vec<JobId>, Error> {
+        check_name("queue", queue)?;
+        check_batch("limit", limit)?;
+        let redrive = sqlx::query(sql!("redrive_queue"))
+            .bind(queue)
+            .bind(limit as i64);
+        self.put_back(redrive).await
     }
 
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
@@ -494,6 +568,7 @@ impl JobStore for PostgresStore {
         let mut transaction = self.hints.reader.begin_reading().await?;
         let jobs = transaction.rows(sqlx::query(sql!("stats_jobs"))).await?;
         let workers = transaction.rows(sqlx::query(sql!("stats_workers"))).await?;
+        let paused = transaction.rows(sqlx::query(sql!("stats_paused"))).await?;
         transaction.commit().await?;
         let totals = |row: &PgRow| WorkerTotals {
             worker: row.get(0),
@@ -503,7 +578,8 @@ impl JobStore for PostgresStore {
             retried: count(row, 4),
             dead: count(row, 5),
             released: count(row, 6),
-            busy: Duration::from_micros(count(row, 7)),
+            cancelled: count(row, 7),
+            busy: Duration::from_micros(count(row, 8)),
         };
         Ok(QueueStats {
             ready: count(&jobs[0], 0),
@@ -511,6 +587,7 @@ impl JobStore for PostgresStore {
             scheduled: count(&jobs[0], 2),
             kept: count(&jobs[0], 3),
             dead: count(&jobs[0], 4),
+            paused: paused.iter().map(|row| row.get(0)).collect(),
             workers: workers.iter().map(totals).collect(),
         })
     }

@@ -226,7 +226,7 @@ impl<'a> Batch<'a> {
         self.of.acks.iter().any(|ack| match &ack.verdict {
             Verdict::Retry { delay, .. } | Verdict::Snooze { delay } => delay.is_zero(),
             Verdict::Release => true,
-            Verdict::Done { .. } | Verdict::Dead { .. } => false,
+            Verdict::Done { .. } | Verdict::Dead { .. } | Verdict::Cancelled => false,
         })
     }
 
@@ -248,6 +248,7 @@ impl<'a> Batch<'a> {
                 Verdict::Dead { error } => (2, Duration::ZERO, Some(kept_error(error)), None),
                 Verdict::Release => (3, Duration::ZERO, None, None),
                 Verdict::Snooze { delay } => (4, *delay, None, None),
+                Verdict::Cancelled => (5, Duration::ZERO, None, None),
             };
             verdicts.push(row.0);
             // Up to the next millisecond, so that a delay that is not zero stays one.
