@@ -89,6 +89,8 @@ enum Doing<J> {
     Searching {
         /// How many more empty looks it has before the last one.
         looks: u8,
+        /// It was alone when it looked.
+        alone: bool,
     },
     Working(Working<J>),
     /// It has ended its task, and counts as working until it looks.
@@ -362,28 +364,33 @@ impl<J: Work, L: Copy + PartialEq> Seat<J, L> {
     /// Looks for the first task in line. When it is others' turn, it only says that it searches.
     pub(crate) fn look(&mut self, here: Thread, now: Instant, others: bool) -> Found {
         let mut state = self.engine.state.lock();
-        let looks = match self.doing {
+        let (looks, alone) = match self.doing {
             Doing::Called(by) => {
                 state.lanes.arrive(self.lane, by);
-                LOOKS
+                (LOOKS, false)
             }
             Doing::Ended => {
                 state.lanes.search(self.lane);
-                LOOKS
+                (LOOKS, false)
             }
-            Doing::Searching { looks } => looks,
+            Doing::Searching { looks, alone } => (looks, alone),
             Doing::Working(_) | Doing::Gone => unreachable!("only who searches looks"),
         };
         let later = Call::nobody(self.lane, here);
-        self.doing = Doing::Searching { looks };
         if others {
+            self.doing = Doing::Searching { looks, alone };
             return Found::Later(later);
         }
-        let (queued, call) = match state.lanes.take(self.lane, here) {
+        let (queued, call) = match state.lanes.take(self.lane, here, alone) {
             Taken::Task(queued, call) => (queued, call),
-            Taken::Later(call) => return Found::Later(call),
+            Taken::Later(call) => {
+                let alone = true;
+                self.doing = Doing::Searching { looks, alone };
+                return Found::Later(call);
+            }
             Taken::Nothing if looks > 0 => {
-                self.doing = Doing::Searching { looks: looks - 1 };
+                let (looks, alone) = (looks - 1, false);
+                self.doing = Doing::Searching { looks, alone };
                 return Found::Later(later);
             }
             Taken::Nothing => {

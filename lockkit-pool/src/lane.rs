@@ -2,11 +2,11 @@
 //!
 //! A plain struct under the engine's lock. A runner is
 //!
-//! | it is       | until                      | where it is                                               |
-//! |-------------|----------------------------|-----------------------------------------------------------|
-//! | *called*    | its first poll             | perhaps next on the thread that called it, for that alone |
-//! | *searching* | it takes a task, or leaves | in a run queue, or being polled by us: no other code runs |
-//! | *working*   | it looks again             |                                                           |
+//! | it is       | until                      | where it is                                                |
+//! |-------------|----------------------------|------------------------------------------------------------|
+//! | *called*    | its first poll             | perhaps next on the thread that called it, for that alone; or in a run queue |
+//! | *searching* | it takes a task, or leaves | in a run queue, or being polled by us: no other code runs  |
+//! | *working*   | it looks again             |                                                            |
 //!
 //! The rule that keeps every task moving: **who leaves tasks in line leaves a runner on its way to them**, one
 //! that searches or one that was called. Who finds too few is told to spawn them. Which ones count differs. tokio
@@ -16,10 +16,12 @@
 //! - who *adds* a task counts on those that search, and on those that his own thread has called: he is about
 //!   to let go of that thread, or has himself to blame;
 //! - who *takes* a task counts only on those that search, as his thread may not be let go of for long. So one that
-//!   searches alone does not take the first of several tasks: it calls another, searches on, and lets that one go
-//!   first. From then on one stays behind while the other works, and no task costs a call.
+//!   searches alone does not take the first of several tasks: it sees to it that another is called, searches on, and
+//!   lets that one go first. From then on one stays behind while the other works, and no task costs a call. If it
+//!   is alone again at its next turn, whoever was called by its thread was stolen from that, perhaps to where something
+//!   blocks; then it calls one more, each time.
 //!
-//! A runner stops searching only by taking a task, or by looking into an empty line, so no task is ever left
+//! A runner stops searching only by taking a task, by looking into an empty line, or with its runtime, so no task is left
 //! between the last look of one runner and the submit that counted on it.
 //!
 //! A long line calls for two, so that more threads than one are woken for it.
@@ -89,7 +91,7 @@ struct Lane<J, L> {
     name: L,
     line: VecDeque<Queued<J>>,
     searching: usize,
-    /// Who called each of those that have not had their first poll. A thread never has more than two here.
+    /// Who called each of those that have not had their first poll. Few: a thread polls soon what it has called.
     called: Vec<Thread>,
     /// All of them. A lane without runners is empty, and free for another name.
     runners: usize,
@@ -115,11 +117,16 @@ impl<J, L: Copy + PartialEq> Lanes<J, L> {
         lane.searching += 1;
     }
 
-    /// A runner that searches looks. Without a task, it searches on.
-    pub(crate) fn take(&mut self, number: usize, here: Thread) -> Taken<J> {
+    /// A runner that searches looks. Without a task, it searches on. `again`: it was alone when it looked the last
+    /// time, and has let others have a turn.
+    pub(crate) fn take(&mut self, number: usize, here: Thread, again: bool) -> Taken<J> {
         let lane = &mut self.lanes[number];
         if lane.line.len() > 1 && lane.searching == 1 {
-            return Taken::Later(lane.call(number, here, 2));
+            return Taken::Later(if again {
+                lane.add(number, here, 1)
+            } else {
+                lane.call(number, here, 2)
+            });
         }
         let Some(queued) = lane.line.pop_front() else {
             return Taken::Nothing;
@@ -184,7 +191,10 @@ impl<J, L> Lane<J, L> {
     /// Calls for as many as are missing.
     fn call(&mut self, number: usize, here: Thread, wanted: usize) -> Call {
         let mine = self.called.iter().filter(|by| **by == here).count();
-        let runners = wanted.saturating_sub(self.searching + mine);
+        self.add(number, here, wanted.saturating_sub(self.searching + mine))
+    }
+
+    fn add(&mut self, number: usize, here: Thread, runners: usize) -> Call {
         self.called.extend(std::iter::repeat_n(here, runners));
         self.runners += runners;
         Call {

@@ -44,7 +44,10 @@ pub(crate) const STOP_GRACE: Duration = Duration::from_secs(1);
 /// - a task runs on the runtime where it was spawned, or its slot reserved. When that shuts down, what it
 ///   had is [`Outcome::Cancelled`], begun or not;
 /// - who submits from a runtime's worker thread and then blocks that thread, which is never right in async code,
-///   may hold up what he has submitted. Tasks of others may have to wait for a thread with nothing else to do.
+///   may hold up what he has submitted. Tasks of others may have to wait for a thread with nothing else to do;
+/// - as everywhere in tokio, a task that holds its thread for long may hold up who was woken on it just before: the
+///   one who waits for the end of a short task before it, or whom that task has called. Work that blocks belongs
+///   to [`spawn_blocking`](Self::spawn_blocking).
 ///
 /// # A task that uses its own pool
 /// A submit from inside one of the pool's own tasks works while there is room. If it had to wait, it is

@@ -1,7 +1,7 @@
 //! Runners: the tokio tasks that poll the pool's tasks, one after another.
 //!
-//! A runner polls the task that it has until that ends, then the next in line; with none left it ends, after a
-//! last look one turn of the scheduler later. So tasks that end at once cost no spawn each, tasks that wait
+//! A runner polls the task that it has until that ends, then the next in line; with none left it ends, after
+//! two more looks, each a turn of the scheduler later. So tasks that end at once cost no spawn each, tasks that wait
 //! have a runner each, and an idle pool has none.
 
 use std::future::Future;

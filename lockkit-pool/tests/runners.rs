@@ -163,6 +163,50 @@ fn a_task_that_holds_its_thread_runs_beside_the_next_one_of_the_same_submitter()
     }
 }
 
+/// Mutant: E167 (who searches alone counts on a runner of its thread's for ever), as a hang that the time-out ends.
+#[test]
+fn a_runner_that_is_stolen_and_held_up_holds_up_no_task() {
+    let runtime = threads(2);
+    let pool = pool(8);
+    let (ran, has_run) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (gate, gated) = mpsc::channel::<()>();
+    let (at_gate, is_at_gate) = mpsc::channel();
+    let (stolen, is_stolen) = mpsc::channel();
+    // The second thread comes only when the queue of the first is as it should be.
+    runtime.spawn(async move {
+        at_gate.send(()).unwrap();
+        let _ = gated.recv();
+    });
+    is_at_gate.recv().unwrap();
+    runtime.spawn(async move {
+        let submit = || {
+            let ran = ran.clone();
+            drop(
+                pool.try_spawn(async move { ran.send(()).unwrap() })
+                    .unwrap(),
+            );
+        };
+        submit();
+        // The runner that was called is stolen with this one, which keeps the second thread.
+        tokio::spawn(async move {
+            stolen.send(()).unwrap();
+            let _ = released.recv();
+        });
+        for _ in 0..3 {
+            submit();
+        }
+        // The next of this thread lets it happen.
+        tokio::spawn(async move {
+            drop(gate);
+            is_stolen.recv().unwrap();
+        });
+    });
+    let all = (0..4).all(|_| has_run.recv_timeout(Duration::from_mins(1)).is_ok());
+    drop(release);
+    assert!(all);
+}
+
 /// Mutant: E149 (a runner counts as on its way while it drops what nobody reads), as a hang that the time-out ends.
 #[test]
 fn a_result_whose_drop_holds_its_thread_holds_up_no_other_task() {

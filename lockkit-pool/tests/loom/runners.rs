@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool as Plain;
 use std::time::Instant;
 
 use lockkit_core::model::{block_on, check};
+use lockkit_core::sync::atomic::{AtomicBool, Ordering};
 use lockkit_core::sync::thread;
 
 use crate::engine::Found;
@@ -16,7 +17,7 @@ use crate::stop::Stop;
 use crate::{Call, HERE, Job, Scene, Seat, THREAD, stopped};
 
 /// Whether a task has ended.
-type Note = Arc<AtomicBool>;
+type Note = Arc<Plain>;
 
 fn has(note: &Note) -> bool {
     note.load(Ordering::SeqCst)
@@ -71,19 +72,32 @@ impl Scene {
         }
     }
 
-    /// Each runner has a thread, and so has each that it calls for.
-    fn run_and_spawn(&self, mut seat: Seat) {
+    /// Each runner has a thread, and so has each that it calls for. One that lets others have a turn has the next when
+    /// those have looked, as if they shared a thread until then.
+    fn run_and_spawn(&self, mut seat: Seat, looked: &AtomicBool) {
         let mut runners = Vec::new();
-        let spawn = |seat| {
-            let scene = self.clone();
-            thread::spawn(move || scene.run_and_spawn(seat))
-        };
-        while Self::turn(&mut seat, |call| {
-            runners.extend(self.seats(call).into_iter().map(spawn));
-        }) {
+        loop {
+            let stays = Self::turn(&mut seat, |call| {
+                looked.store(true, Ordering::SeqCst);
+                runners.extend(self.seats(call).into_iter().map(|seat| {
+                    let (scene, looked) = (self.clone(), Arc::new(AtomicBool::new(false)));
+                    let theirs = looked.clone();
+                    let runner = thread::spawn(move || scene.run_and_spawn(seat, &theirs));
+                    (runner, looked)
+                }));
+            });
+            if !stays {
+                break;
+            }
             thread::yield_now();
+            for (_, looked) in &runners {
+                while !looked.load(Ordering::SeqCst) {
+                    thread::yield_now();
+                }
+            }
         }
-        for runner in runners {
+        looked.store(true, Ordering::SeqCst);
+        for (runner, _) in runners {
             runner.join().unwrap();
         }
     }
@@ -183,7 +197,7 @@ fn a_task_that_waits_does_not_hold_up_the_next() {
             .into_iter()
             .map(|seat| {
                 let scene = scene.clone();
-                thread::spawn(move || scene.run_and_spawn(seat))
+                thread::spawn(move || scene.run_and_spawn(seat, &AtomicBool::new(false)))
             })
             .collect();
         for runner in runners {
