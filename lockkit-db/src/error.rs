@@ -148,6 +148,18 @@ pub enum Error {
         /// What was shown.
         fence: lockkit_core::Fence,
     },
+    /// A job's payload is not what its handler takes. No further attempt can mend that: a handler that ends with this
+    /// error, or with one that it is the cause of, sends the job to the dead at once.
+    #[error("the payload of job {job} ({kind}) does not decode")]
+    Undecodable {
+        /// The job's number.
+        job: i64,
+        /// Its kind.
+        kind: String,
+        /// Why not.
+        #[source]
+        source: Cause,
+    },
     /// The fence shown was never claimed, so whatever was read before may be old. Nothing was changed.
     #[error("{resource} was never claimed with fence {fence}")]
     Unclaimed {

@@ -49,6 +49,7 @@
 //!
 //! None by default; without any, the crate is its errors and needs neither sqlx nor tokio.
 //! - `queue`: the job queue, on tokio, with the store in memory.
+//! - `json`: payloads and results of jobs that are values, as JSON.
 //! - `postgres`: PostgreSQL (13 or newer) through [`sqlx`].
 //! - `sqlite`: SQLite through [`sqlx`], built in (3.51.3 or newer is asserted when a file is opened).
 //! - `derive`: `#[derive(Versioned)]`, with one of the two above.

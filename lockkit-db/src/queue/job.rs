@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use lockkit_core::Fence;
 
-use crate::Error;
+use crate::{Cause, Error};
 
 /// Most bytes of a payload or of a result.
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -301,6 +301,19 @@ pub struct ClaimedJob {
     pub kind: String,
     /// What it is about.
     pub payload: Vec<u8>,
+}
+
+impl ClaimedJob {
+    /// The error with which a handler ends whose job's payload is not what it takes, whatever the format: the job
+    /// is dead at once.
+    #[must_use]
+    pub fn undecodable(&self, cause: impl Into<Cause>) -> Error {
+        Error::Undecodable {
+            job: self.id.0,
+            kind: self.kind.clone(),
+            source: cause.into(),
+        }
+    }
 }
 
 /// What is to become of a claimed job.

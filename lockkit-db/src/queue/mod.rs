@@ -36,6 +36,8 @@
 
 mod claims;
 mod job;
+#[cfg(feature = "json")]
+mod json;
 mod lease;
 mod memory;
 #[cfg(feature = "postgres")]

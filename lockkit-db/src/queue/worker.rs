@@ -106,7 +106,8 @@ pub struct WorkerBuilder<S, H> {
 /// drain's time is over. In the latter two the job then runs again elsewhere, so what a handler does must be safe to do again; what it
 /// writes elsewhere can show [`Job::fence`].
 pub trait Handler: Send + Sync + 'static {
-    /// Runs one job. An error puts it back for another try, until its attempts are used up.
+    /// Runs one job. An error puts it back for another try, until its attempts are used up; but for
+    /// [`Error::Undecodable`], which no further one can mend.
     fn handle(&self, job: Job) -> impl Future<Output = HandlerResult> + Send;
 }
 
@@ -834,6 +835,9 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 delay,
                 error: text(&*error),
             },
+            Ok(Err(error)) if is_undecodable(&*error) => Verdict::Dead {
+                error: text(&*error),
+            },
             Ok(Err(error)) => self.retry(claim, text(&*error)),
             Err(panic) => self.retry(claim, format!("the handler panicked: {}", message(&*panic))),
         }
@@ -1034,6 +1038,12 @@ async fn surface(tasks: &mut JoinSet<()>) {
             std::panic::resume_unwind(error.into_panic());
         }
     }
+}
+
+/// Whether at the bottom of an error is a payload that does not decode.
+fn is_undecodable(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Undecodable { .. }))
+        || error.source().is_some_and(is_undecodable)
 }
 
 fn text(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
