@@ -6,6 +6,7 @@
 //! | `optimistic` | a row that many change: no change lost, with a loop by hand and without |
 //! | `own_jobs_table` | jobs in a table of one's own: processes share them, one of which is killed, and one paused |
 //! | `pessimistic` | a row that is locked while somebody decides by it: one of many approves a report |
+//! | `transactional_jobs` | an order and its mail job are one, and so are the mail and the end of the job; a worker is killed between |
 //! | `transfer` | two rows at once: money between accounts, none made and none lost |
 //!
 //! What is here is the scaffolding: the option `--db` and the database that it names. A pattern needs none of it.
@@ -22,7 +23,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 
 use process::DB;
-pub use process::{process, role};
+pub use process::{process, role, url};
 
 #[doc(hidden)]
 pub use {anyhow, lockkit_db, tokio};

@@ -27,6 +27,16 @@ pub fn process(role: &str) -> anyhow::Result<Child> {
     Ok(command.kill_on_drop(true).spawn()?)
 }
 
+/// What `--db` has named: the URL of a server, or the path of a file.
+///
+/// # Panics
+///
+/// Before the database is open.
+#[must_use]
+pub fn url() -> &'static str {
+    DB.get().expect("the database is open")
+}
+
 /// What this process was started for by [`process`], if it was.
 #[must_use]
 pub fn role() -> Option<String> {

@@ -1,0 +1,151 @@
+//! An order and the job to mail about it, in one transaction; and the mail and the end of that job, in another one. So a
+//! worker that is killed after it has written the mail, and before it could say so, does not write it twice.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, ensure};
+use lockkit_db::queue::{
+    Completion, HandlerResult, Job, JobDatabase, JobStore as _, NewJob, PostgresStore, SqliteStore,
+    TransactionalStore, Worker,
+};
+use lockkit_db::transaction::{Tx, TxOptions};
+use lockkit_db::{Error, sqlx};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+const CUSTOMERS: i64 = 60;
+/// How many mails the worker writes that is killed.
+const KILLED: usize = 3;
+
+/// The job store of a database. A service has one database, and needs no such thing.
+trait Store: JobDatabase {
+    type Jobs: TransactionalStore<Database = Self>;
+    fn open(url: &str) -> impl Future<Output = Result<Self::Jobs, Error>> + Send;
+}
+
+impl Store for sqlx::Postgres {
+    type Jobs = PostgresStore;
+    fn open(url: &str) -> impl Future<Output = Result<PostgresStore, Error>> + Send {
+        PostgresStore::open(url)
+    }
+}
+
+impl Store for sqlx::Sqlite {
+    type Jobs = SqliteStore;
+    fn open(url: &str) -> impl Future<Output = Result<SqliteStore, Error>> + Send {
+        SqliteStore::open(url.to_owned())
+    }
+}
+
+patterns::on_either_database! {
+    async fn prove(pool: Pool) -> anyhow::Result<()> {
+        let jobs = Arc::new(<Db as Store>::open(patterns::url()).await?);
+        if let Some(role) = patterns::role() {
+            let mut words = role.split(' ');
+            let mut word = || words.next().context("a role is three words");
+            return work(&pool, jobs, word()? == "killed", word()? == "together", word()?).await;
+        }
+        for (together, how) in [(false, "each by itself"), (true, "together")] {
+            sqlx::raw_sql(
+                "DROP TABLE IF EXISTS example_order; DROP TABLE IF EXISTS example_mail;
+                 CREATE TABLE example_order (id BIGINT PRIMARY KEY);
+                 CREATE TABLE example_mail (id BIGINT NOT NULL)",
+            )
+            .execute(&pool)
+            .await?;
+            // The database may have been used before.
+            let now = SystemTime::UNIX_EPOCH.elapsed()?.as_micros();
+            let (queue, before) = (format!("mail-{now}"), jobs.stats().await?.ready);
+            for id in 1..=CUSTOMERS {
+                order(&pool, &jobs, together, &queue, id).await?;
+            }
+            let (orders, _) = count(&pool, "SELECT count(*), count(*) FROM example_order").await?;
+            let mails = i64::try_from(jobs.stats().await?.ready - before)?;
+            println!("{how}: {orders} orders are placed, of {CUSTOMERS}, and {mails} mails are to be written");
+
+            let role = |is: &str| format!("{is} {} {queue}", if together { "together" } else { "apart" });
+            let mut killed = patterns::process(&role("killed"))?;
+            let mut says = BufReader::new(killed.stdout.take().expect("it is piped")).lines();
+            for _ in 0..KILLED {
+                says.next_line().await?;
+            }
+            killed.kill().await?;
+            let workers = [patterns::process(&role("lives"))?, patterns::process(&role("lives"))?];
+            for worker in workers {
+                ensure!(worker.wait_with_output().await?.status.success(), "a worker failed");
+            }
+            let (written, to) = count(&pool, "SELECT count(*), count(DISTINCT id) FROM example_mail").await?;
+            println!("{how}: a worker is killed that has written {KILLED}; {written} are written, to {to} customers");
+            if together {
+                ensure!(mails == orders && written == orders && to == orders, "they were not one");
+            } else {
+                ensure!(mails > orders && written > to, "nothing went wrong, so this shows nothing");
+            }
+        }
+        Ok(())
+    }
+
+    /// Places an order, but for every fifth, of which the customer thinks better.
+    async fn order(pool: &Pool, jobs: &<Db as Store>::Jobs, together: bool, queue: &str, id: i64) -> Result<(), Error> {
+        let mail = [NewJob::json("confirm", &id)?];
+        let mut tx = Tx::begin(pool, &TxOptions::new()).await?;
+        sqlx::query("INSERT INTO example_order (id) VALUES ($1)").bind(id).execute(&mut *tx).await?;
+        if together {
+            jobs.enqueue_in(&mut tx, queue, &mail).await?;
+        }
+        if id % 5 == 0 {
+            tx.rollback().await;
+        } else {
+            tx.commit().await?;
+        }
+        // Too early, it would be there without the order; here, it may never come. This one is too eager.
+        if !together {
+            jobs.enqueue(queue, &mail).await?;
+        }
+        Ok(())
+    }
+
+    /// A worker, until nothing is left; or one that is killed when it has written, and before the queue hears of it.
+    async fn work(pool: &Pool, jobs: Arc<<Db as Store>::Jobs>, killed: bool, together: bool, queue: &str) -> anyhow::Result<()> {
+        let handler = {
+            let pool = pool.clone();
+            move |job| mail(pool.clone(), job, killed, together)
+        };
+        let worker = Worker::builder(jobs.clone(), handler)
+            .queue(queue)
+            .slots(KILLED)
+            // Short, since somebody is going to wait for its end.
+            .lease(Duration::from_millis(1500))
+            .build()?;
+        let nothing_left = async {
+            loop {
+                let left = jobs.stats().await.map_or(1, |stats| stats.ready + stats.claimed + stats.scheduled);
+                if left == 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        worker.run(nothing_left).await;
+        Ok(())
+    }
+
+    async fn mail(pool: Pool, job: Job, killed: bool, together: bool) -> HandlerResult {
+        let to: i64 = job.json()?;
+        let mut tx = Tx::begin(&pool, &TxOptions::new()).await?;
+        sqlx::query("INSERT INTO example_mail (id) VALUES ($1)").bind(to).execute(&mut *tx).await?;
+        if together {
+            job.ack_in(&mut tx).await?;
+        }
+        tx.commit().await?;
+        if killed {
+            println!("{to}");
+            std::future::pending::<()>().await;
+        }
+        Ok(Completion::Done)
+    }
+
+    async fn count(pool: &Pool, question: &'static str) -> Result<(i64, i64), Error> {
+        Ok(sqlx::query_as(question).fetch_one(pool).await?)
+    }
+}
