@@ -4,7 +4,7 @@
 use sqlx::Postgres;
 #[cfg(feature = "sqlite")]
 use sqlx::Sqlite;
-use sqlx::{Database, Decode, Row as _, Type};
+use sqlx::{Database, Row as _};
 
 use super::describe::Times;
 
@@ -43,11 +43,6 @@ pub trait Jobs: Database {
 
     /// Reads a text.
     fn text(row: &Self::Row, at: usize) -> Result<String, sqlx::Error>;
-
-    /// Reads a value.
-    fn value<'r, T>(row: &'r Self::Row, at: usize) -> Result<T, sqlx::Error>
-    where
-        T: Decode<'r, Self> + Type<Self>;
 }
 
 #[cfg(feature = "postgres")]
@@ -112,13 +107,6 @@ impl Jobs for Postgres {
     fn text(row: &Self::Row, at: usize) -> Result<String, sqlx::Error> {
         row.try_get(at)
     }
-
-    fn value<'r, T>(row: &'r Self::Row, at: usize) -> Result<T, sqlx::Error>
-    where
-        T: Decode<'r, Self> + Type<Self>,
-    {
-        row.try_get(at)
-    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -178,13 +166,6 @@ impl Jobs for Sqlite {
     }
 
     fn text(row: &Self::Row, at: usize) -> Result<String, sqlx::Error> {
-        row.try_get(at)
-    }
-
-    fn value<'r, T>(row: &'r Self::Row, at: usize) -> Result<T, sqlx::Error>
-    where
-        T: Decode<'r, Self> + Type<Self>,
-    {
         row.try_get(at)
     }
 }

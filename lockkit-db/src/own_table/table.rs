@@ -271,7 +271,7 @@ impl<DB: Backend> JobTable<DB> {
 
     pub(super) fn value<K: JobKey<DB>>(&self, row: &DB::Row, at: usize) -> Result<K, Error> {
         let problem = "the key is not of the type that it is read as";
-        DB::value(row, at).map_err(|error| self.misfit(problem, Some(error.into())))
+        DB::column(row, at).map_err(|error| self.misfit(problem, Some(error.into())))
     }
 
     pub(super) fn row(&self, row: DB::Row) -> JobRow<DB> {

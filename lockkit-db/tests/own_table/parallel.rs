@@ -81,14 +81,19 @@ on_both! {
 /// Who was given what: by job and fence.
 type Grants = Arc<Mutex<BTreeMap<(i64, u64), u32>>>;
 
-// Mutant: T10
 on_both! {
     async fn while_leases_last_no_job_is_claimed_twice(scene: 7) {
         with_jobs!(scene);
         let jobs = leased(&scene);
+        let all_are_there = Arc::new(tokio::sync::Barrier::new(WORKERS as usize));
         let workers = (0..WORKERS).map(|_| {
             let (jobs, pool) = (jobs.clone(), scene.pool.clone());
+            let all_are_there = all_are_there.clone();
             async move {
+                // With a connection each.
+                let connection = pool.acquire().await.unwrap();
+                all_are_there.wait().await;
+                drop(connection);
                 let mut claims = Vec::new();
                 loop {
                     let claimed = jobs.claim::<i64>(&pool, 3).await.unwrap();

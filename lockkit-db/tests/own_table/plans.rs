@@ -24,6 +24,14 @@ async fn a_claim_walks_the_partial_indexes_on_postgres() {
             .execute(&mut look)
             .await
             .unwrap();
+        // Often enough for the server to think about a plan for any number of jobs.
+        let execute = format!("BEGIN; EXECUTE claim ({values}); ROLLBACK");
+        for _ in 0..10 {
+            sqlx::raw_sql(AssertSqlSafe(execute.as_str()))
+                .execute(&mut look)
+                .await
+                .unwrap();
+        }
         let explain = format!("EXPLAIN (COSTS OFF) EXECUTE claim ({values})");
         let lines: Vec<String> = sqlx::query_scalar(AssertSqlSafe(explain))
             .persistent(false)
