@@ -186,7 +186,7 @@ async fn a_job_that_is_about_to_be_done_is_nobody_elses_though_its_lease_ends() 
     let scene = scene::Postgres::new(3).await;
     with_tables!(scene);
     sql!(scene, "INSERT INTO jobs (id) VALUES (1)");
-    let lasts = Duration::from_millis(500);
+    let lasts = Duration::from_secs(3);
     let jobs = LeasedJobs::new(&held(&scene), Leasing { lasts, ..LEASING }).unwrap();
     let claim = jobs
         .claim::<i64>(&scene.pool, 1)
