@@ -197,7 +197,7 @@ fn job(number: u64) -> NewJob {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_many_jobs_is_done_once_whatever_happens_to_workers_and_server() {
-    // Mutant: Q17
+    // Mutants: C25, Q17
     let jobs = 100_000 * number_of(TIMES, 1);
     let seed = number_of(SEED, 1);
     let cluster = Arc::new(Cluster::start(&Settings::new().fsync(true)).unwrap());

@@ -24,7 +24,7 @@ async fn peak(jobs: u64) -> u64 {
     for some in numbers.chunks(500) {
         let job = |number: &u64| {
             // One of those that are done at once.
-            let mut payload = (number * 500 + 3).to_be_bytes().to_vec();
+            let mut payload = (number * 500 + 4).to_be_bytes().to_vec();
             payload.resize(PAYLOAD, 7);
             NewJob::new("k", payload)
         };

@@ -88,7 +88,9 @@ impl Kind {
         match job % 500 {
             0 => Self::Hopeless,
             at if at % 100 == 1 => Self::Fails(2),
-            at if at % 20 == 2 => Self::Slow(Duration::from_millis(1 + at % 19)),
+            // So long that it is still run when somebody wakes up who has run it before.
+            at if at % 100 == 2 => Self::Slow(Duration::from_millis(400)),
+            at if at % 20 == 3 => Self::Slow(Duration::from_millis(1 + at % 19)),
             _ => Self::Quick,
         }
     }
