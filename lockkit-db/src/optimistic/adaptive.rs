@@ -25,6 +25,9 @@ pub struct ConflictStats {
 /// | free | updates begin without a lock | a rate above `LOCK_ABOVE` |
 /// | locking | updates begin with a row lock, but for one in `PROBE_EVERY` | a rate below `FREE_BELOW`, which only the probes can bring about |
 ///
+/// A probe stands in line with those that lock, as it would only meet conflicts, and cause some, beside them. So it
+/// counts as one that has met a conflict also if somebody stands behind it: that one would have been it.
+///
 /// The gap between the two keeps it from going to and fro. It is a few numbers whatever the table's size, so
 /// it speaks of the table and not of a row: a table with one hot row among many is best described twice.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub(crate) struct Adaptive {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     Free,
+    /// Without a lock, in the line of those that begin with one.
+    Probe,
     Locked,
 }
 
@@ -68,18 +73,20 @@ impl Adaptive {
         self.since += 1;
         if self.since >= PROBE_EVERY {
             self.since = 0;
-            return Start::Free;
+            return Start::Probe;
         }
         self.seen.locked_first = self.seen.locked_first.saturating_add(1);
         Start::Locked
     }
 
-    /// A try without a lock was answered.
-    pub(crate) fn answered(&mut self, conflict: bool) {
+    /// A try without a lock was answered, and somebody stood behind it or not.
+    pub(crate) fn answered(&mut self, conflict: bool, crowded: bool) {
         self.seen.tries = self.seen.tries.saturating_add(1);
         self.rate -= self.rate / 8;
         if conflict {
             self.seen.conflicts = self.seen.conflicts.saturating_add(1);
+        }
+        if conflict || crowded {
             self.rate += ONE / 8;
         }
         if self.rate > LOCK_ABOVE && !self.locking {

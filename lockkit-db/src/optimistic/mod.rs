@@ -216,13 +216,17 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
         let start = table.adaptive().lock().start();
         let mut machine = Machine::new(self.at.policy.clone(), start, now());
         let mut step = machine.first();
-        let mut free = start == Start::Free;
+        let mut free = start != Start::Locked;
         // What the last try has read and made.
         let mut made = None;
         let mut failed = None;
         let reason = loop {
             let told = match step {
                 Step::Try { locked: false } => {
+                    let turn = match start {
+                        Start::Probe => self.turn().await,
+                        _ => None,
+                    };
                     let told = self.try_free(&mut made).await;
                     let conflict = match &told {
                         Ok(Told::Written(_)) => Some(false),
@@ -231,7 +235,8 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
                         _ => None,
                     };
                     if let Some(conflict) = conflict {
-                        table.adaptive().lock().answered(conflict);
+                        let crowded = turn.is_some() && self.crowded();
+                        table.adaptive().lock().answered(conflict, crowded);
                     }
                     told
                 }
@@ -311,6 +316,13 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
         let key = table.arguments(key).ok()?.fingerprint();
         let turn = tokio::time::timeout(LONGEST_LINE, table.turns().acquire(key));
         turn.await.ok()
+    }
+
+    /// Whether others stand in line for the row.
+    fn crowded(&self) -> bool {
+        let Optimistic { table, key, .. } = &self.at;
+        let key = table.arguments(key).map(|key| key.fingerprint());
+        key.is_ok_and(|key| table.turns().waiting_for(&key) > 0)
     }
 
     /// Whoever is at the row as well waits, so what was read is what is written over.

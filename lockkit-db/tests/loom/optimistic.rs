@@ -86,7 +86,7 @@ fn update(scene: &Scene, adaptive: &Mutex<Adaptive>, policy: Policy, me: u32, re
                     made = read(&scene.row.lock());
                     let event = write(&mut scene.row.lock(), &made);
                     if event != Event::Lost {
-                        adaptive.lock().answered(event == Event::Conflict);
+                        adaptive.lock().answered(event == Event::Conflict, false);
                     }
                     event
                 }
@@ -202,11 +202,11 @@ fn the_counts_of_conflicts_lose_none_in_a_race() {
         let other = {
             let adaptive = Arc::clone(&adaptive);
             thread::spawn(move || {
-                adaptive.lock().answered(true);
+                adaptive.lock().answered(true, false);
                 adaptive.lock().start()
             })
         };
-        adaptive.lock().answered(false);
+        adaptive.lock().answered(false, false);
         adaptive.lock().escalated();
         assert_eq!(
             other.join().unwrap(),

@@ -439,6 +439,34 @@ on_both! {
     }
 }
 
+on_both! {
+    // Mutant: O42
+    async fn a_probe_with_others_behind_it_does_not_end_the_line(scene: 4) {
+        with_tables!(scene);
+        let stars = stars();
+        sql!(scene, "INSERT INTO note (id, stars) VALUES (7, 0)");
+        let add = || optimistic(&scene.pool, &stars, 7_i64).apply(|n: &i64| n + 1).run();
+        while !stars.conflicts().locking {
+            let calls = AtomicU32::new(0);
+            let update = optimistic(&scene.pool, &stars, 7_i64).apply(|n: &i64| {
+                if calls.fetch_add(1, Ordering::SeqCst) < 2 {
+                    meanwhile(async {
+                        sql!(scene, "UPDATE note SET version = version + 1");
+                    });
+                }
+                *n
+            });
+            update.run().await.unwrap();
+        }
+        // One of 16 is a probe: by turns the first, the second, and the last of three.
+        for round in 0..110 {
+            let (first, second, third) = tokio::join!(add(), add(), add());
+            assert!(first.is_ok() && second.is_ok() && third.is_ok());
+            assert!(stars.conflicts().locking, "{round}: {:?}", stars.conflicts());
+        }
+    }
+}
+
 // === no lost update ===
 
 const TASKS: u64 = 8;
