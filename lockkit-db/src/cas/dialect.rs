@@ -99,6 +99,10 @@ pub trait Rows: Database {
     where
         Self: crate::backend::Backend;
 
+    /// How many of one process may be at the lock of a row at once. With two the next one waits at the server, which
+    /// hands the lock on without a round trip; where waiting is to ask again and again, one is best.
+    const AT_LOCK: usize;
+
     /// Shows arguments, values and all.
     fn show(arguments: &Self::Arguments, to: &mut impl fmt::Write) -> fmt::Result;
 
@@ -109,6 +113,8 @@ pub trait Rows: Database {
 #[cfg(feature = "postgres")]
 impl Rows for Postgres {
     const TELLS: bool = true;
+
+    const AT_LOCK: usize = 2;
 
     const TYPED: bool = true;
 
@@ -230,6 +236,8 @@ impl Rows for Postgres {
 #[cfg(feature = "sqlite")]
 impl Rows for Sqlite {
     const TELLS: bool = false;
+
+    const AT_LOCK: usize = 1;
 
     const TYPED: bool = false;
 

@@ -84,7 +84,7 @@ struct Inner {
     parts: Parts,
     texts: Texts,
     conflicts: Mutex<Adaptive>,
-    /// One place for each key, by its fingerprint.
+    /// A place or two for each key, by its fingerprint.
     turns: KeyedSemaphore<u64>,
 }
 
@@ -205,7 +205,7 @@ impl<DB: Backend> TableBuilder<DB> {
                 texts: parts.texts::<DB>(),
                 parts,
                 conflicts: Mutex::new(Adaptive::new()),
-                turns: one_at_a_time(),
+                turns: turns::<DB>(),
                 name: self.name,
             }),
             database: PhantomData,
@@ -870,8 +870,8 @@ pub(crate) async fn answer<DB: Backend>(
     })
 }
 
-fn one_at_a_time() -> KeyedSemaphore<u64> {
-    KeyedSemaphore::new(1).expect("one is a limit")
+fn turns<DB: Backend>() -> KeyedSemaphore<u64> {
+    KeyedSemaphore::new(DB::AT_LOCK).expect("it is one at least")
 }
 
 /// Whether a statement whose answer is lost may have changed something.

@@ -32,7 +32,7 @@ const LONGEST_LINE: Duration = Duration::from_secs(5);
 /// looks whether that has changed; see [`Table::conflicts`].
 ///
 /// Who is about to lock a row lines up for it with the others of this process, or rather with those who use the same
-/// [`Table`], and the lock is asked for by the first in line alone. A database keeps no order: who comes when a lock
+/// [`Table`], and the lock is asked for by the first in line alone, or by the first two, where one waits at the server. A database keeps no order: who comes when a lock
 /// is just let go of gets ahead of those who are asleep at it, again and again. A line costs no connection either.
 /// Nobody stands in it for more than 5 s; then it goes on without.
 ///
