@@ -196,7 +196,7 @@ async fn dropped_at_every_poll_it_leaves_no_lock() {
             },
         )
         .await;
-        let _ = cuts.demand(4);
+        let _ = cuts.demand(1);
     }
 }
 
@@ -235,7 +235,7 @@ async fn a_try_dropped_at_every_poll_leaves_no_lock_and_no_claim() {
         },
     )
     .await;
-    let _ = cuts.demand(4);
+    let _ = cuts.demand(1);
     taken.release().await.unwrap();
     scene.is_clean().await;
 }

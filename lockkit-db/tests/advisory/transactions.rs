@@ -177,7 +177,7 @@ async fn a_try_dropped_at_every_poll_leaves_no_lock() {
         async |_| scene.is_clean().await,
     )
     .await;
-    let _ = cuts.demand(2);
+    let _ = cuts.demand(1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,5 +193,5 @@ async fn dropped_at_every_poll_it_leaves_no_lock() {
         async |_| scene.is_clean().await,
     )
     .await;
-    let _ = cuts.demand(4);
+    let _ = cuts.demand(1);
 }

@@ -78,6 +78,6 @@ on_both! {
             },
         )
         .await
-        .demand(2);
+        .demand(1);
     }
 }

@@ -372,7 +372,7 @@ async fn watched_statements_and_questions_dropped_anywhere_leave_nothing() {
         },
     )
     .await;
-    cuts.demand(4);
+    cuts.demand(1);
     assert_eq!((scene.n(1).await, scene.n(2).await), (0, 0));
 }
 
