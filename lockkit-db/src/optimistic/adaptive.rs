@@ -12,7 +12,8 @@ pub struct ConflictStats {
     pub escalated: u64,
     /// Updates that began with a row lock, because of the conflicts of others before.
     pub locked_first: u64,
-    /// The share of conflicts among the latest tries, in percent.
+    /// The share of conflicts among the latest tries, in percent. While updates begin with a row lock, also of
+    /// tries behind which somebody stood in line.
     pub percent: u8,
     /// Whether updates begin with a row lock at present.
     pub locking: bool,
