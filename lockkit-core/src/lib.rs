@@ -11,6 +11,7 @@
 //! | to try again: how often, how long, after which pause | [`retry`] |
 //! | not to let retries drown a server that is in trouble | [`retry::Budget`] |
 //! | a number by which a store refuses a holder that came too late | [`Fence`] |
+//! | one holder at a time across processes, kept by a server or a table | [`lease`] |
 //! | to run code that may panic, and to know what it said | [`panics`] |
 //! | locks and atomics that a model checker can see, for code of your own | [`sync`] |
 //!
@@ -62,6 +63,7 @@
 
 mod fence;
 mod keyed;
+pub mod lease;
 #[cfg(lockkit_loom)]
 pub mod model;
 pub mod order;
