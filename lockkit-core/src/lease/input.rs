@@ -88,7 +88,7 @@ pub enum InputError {
         /// The pause asked for.
         got: Duration,
     },
-    /// The text is not that of a [`Ticket`](super::Ticket).
+    /// The text is not that of a ticket.
     #[error("ticket: it is not the text of one")]
     Ticket,
 }

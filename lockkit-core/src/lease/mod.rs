@@ -15,7 +15,7 @@
 //! reason to believe that they hold the lock.
 //!
 //! That does not keep a holder from being paused after he has looked, and from writing when he wakes up.
-//! **No lease can**: what is written under a lock has to show the grant's [`Fence`], and whatever is
+//! **No lease can**: what is written under a lock has to show the grant's [`Fence`](crate::Fence), and whatever is
 //! written to has to refuse one that is lower than the highest it has seen.
 //!
 //! # Not promised

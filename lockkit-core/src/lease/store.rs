@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Key, Owner, Token, Ttl};
 use crate::Fence;
 
-/// What keeps the locks. [`Locker`](super::Locker) makes the rest of it.
+/// What keeps the locks. `Locker` makes the rest of it.
 ///
 /// Each method is one step that is atomic at the store and, where there is a network, one round trip.
 ///
