@@ -3,6 +3,7 @@
 //!
 //! | program | shows |
 //! |---|---|
+//! | `job_queue` | all that the job queue is for: worker processes, one of which is killed, and books that agree at the end |
 //! | `optimistic` | a row that many change: no change lost, with a loop by hand and without |
 //! | `own_jobs_table` | jobs in a table of one's own: processes share them, one of which is killed, and one paused |
 //! | `pessimistic` | a row that is locked while somebody decides by it: one of many approves a report |

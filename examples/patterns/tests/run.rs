@@ -19,7 +19,7 @@ fn proves(program: &str, args: &[&str]) {
     );
 }
 
-// Mutants: A183, A184, A185, C71, T26
+// Mutants: A183, A184, A185, C62, C71, T26
 /// For each program a module with a test for each database.
 macro_rules! patterns {
     ($($name:ident)+) => {$(
@@ -62,6 +62,7 @@ macro_rules! patterns {
 }
 
 patterns! {
+    job_queue
     optimistic
     own_jobs_table
     pessimistic
