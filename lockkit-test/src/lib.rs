@@ -6,6 +6,7 @@
 //! | see who is woken, or call back in from a waker | [`wake`] |
 //! | kill, stop and continue a real process | [`child`] |
 //! | use a PostgreSQL of its own (feature `postgres`) | `postgres` |
+//! | use a Redis of its own, and do to its connections what networks do (feature `redis`) | `redis` |
 //! | play statements of several sessions in a given order (feature `steps`) | `steps` |
 //! | record what was asked and what came of it, over several processes | [`history`] |
 //! | prove that no job was lost, invented or completed twice | [`total_queue`] |
@@ -36,7 +37,11 @@ pub mod nemesis;
 pub mod postgres;
 #[cfg(feature = "queue")]
 pub mod queue;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "steps")]
 pub mod steps;
 pub mod total_queue;
 pub mod wake;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod warden;

@@ -5,9 +5,8 @@
 //! database of its own for each test also separates what PostgreSQL counts by database: advisory
 //! locks, and the rows of its views that [`Database::name`] selects.
 //!
-//! **No orphans.** Beside the server runs a shell, the warden, that waits for the end of its
-//! standard input. When the test process ends, in whichever way, the kernel closes that pipe; the
-//! warden then stops the server, which gives its shared memory back, and removes the folder.
+//! **No orphans.** When the test process ends, in whichever way, the server is stopped, which gives its
+//! shared memory back, and the folder removed.
 //!
 //! **Root.** PostgreSQL refuses to run as root, so warden and server then run as the user
 //! `postgres`, which Debian's package makes, or else as `nobody`.
@@ -18,59 +17,24 @@
 
 mod proxy;
 
-use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::Command;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, mpsc};
-use std::time::Duration;
 use std::{env, fs, process, thread};
 
-use parking_lot::Mutex;
 use rustix::process::geteuid;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _};
+
+use crate::warden::{Kept, ServerFailed, Warden};
 
 pub use proxy::{Cut, Proxy};
 
 /// The variable that names a server to use.
 pub const SERVER: &str = "LOCKKIT_TEST_POSTGRES";
-
-/// For a server to start or stop. Generous: it is only waited for when something is broken.
-const SOON: Duration = Duration::from_mins(1);
-
-/// The log's last lines, for errors.
-const LOG_LINES: usize = 50;
-
-/// Reads words from its standard input until it ends: `start`, `shut`, which is how a server ends that is to be
-/// started again, and `stop`, which is a crash: at once, and without a checkpoint. Passes on what the server says, and says `lockkit: down` each time that it
-/// and all its sessions have ended, of their own accord too.
-const WARDEN: &str = r#"
-folder=$1; shift
-pid=
-# Nobody may be left to read what it says.
-trap '' PIPE
-exec 2>/dev/null
-stop() {
-    [ -n "$pid" ] || return
-    kill -"$1" "$pid"; wait "$pid"; pid=
-}
-mkfifo "$folder/log"
-while read -r word; do
-    case $word in
-    start)
-        { cat "$folder/log"; echo "lockkit: down"; } &
-        setpriv --pdeathsig QUIT -- "$@" >"$folder/log" 2>&1 & pid=$! ;;
-    shut) stop INT ;;
-    stop) stop QUIT ;;
-    esac
-done
-stop QUIT
-rm -rf "$folder"
-"#;
 
 /// How to set a cluster up.
 #[derive(Clone, Debug, Default)]
@@ -84,26 +48,7 @@ pub struct Settings {
 pub struct Cluster {
     options: PgConnectOptions,
     /// `None` when the server is not ours.
-    own: Option<Own>,
-}
-
-/// A server that this process has started.
-#[derive(Debug)]
-struct Own {
-    folder: PathBuf,
-    /// Its end is what the warden waits for.
-    words: Mutex<ChildStdin>,
-    news: Mutex<mpsc::Receiver<News>>,
-    log: Log,
-}
-
-type Log = Arc<Mutex<VecDeque<String>>>;
-
-/// What the log told.
-#[derive(Debug, PartialEq, Eq)]
-enum News {
-    Ready,
-    Down,
+    own: Option<Warden>,
 }
 
 /// A database, empty when it was made.
@@ -129,13 +74,8 @@ pub enum PostgresError {
         program: &'static str,
     },
     /// A program failed, or did not get ready in time.
-    #[error("{what}; it said:\n{said}")]
-    Failed {
-        /// What happened.
-        what: String,
-        /// The last lines of its output.
-        said: String,
-    },
+    #[error(transparent)]
+    Failed(#[from] ServerFailed),
     /// The address of a server cannot be read, or it cannot be reached.
     #[error("the server cannot be used")]
     Server(#[from] sqlx::Error),
@@ -227,48 +167,28 @@ impl Cluster {
             "deadlock_timeout=100ms".to_owned(),
         ];
         parameters.extend(settings.parameters.iter().cloned());
-        let mut warden = as_user("sh", user.as_ref());
-        warden
-            .args(["-c", WARDEN, "warden"])
-            .arg(folder.path())
-            .arg(&postgres)
-            .arg("-D")
-            .arg(&data)
-            .args(parameters.iter().flat_map(|parameter| ["-c", parameter]));
-        // A group of its own, so that Ctrl-C is the test's and the warden does its work after it.
-        let mut child = warden
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        let (Some(words), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            unreachable!("both are piped");
-        };
-        // From here on the folder is the warden's to remove.
-        let folder = folder.keep();
-        let (sender, news) = mpsc::channel();
-        let log = Log::default();
-        let lines = Arc::clone(&log);
-        thread::Builder::new()
-            .name("postgres-log".to_owned())
-            .spawn(move || {
-                listen(BufReader::new(output), &lines, &sender);
-                // The warden has ended, or is about to.
-                let _ = child.wait();
-            })?;
+        let mut server = vec![
+            postgres.into_os_string(),
+            "-D".into(),
+            data.into_os_string(),
+        ];
+        for parameter in parameters {
+            server.extend(["-c".into(), parameter.into()]);
+        }
+        let own = Warden::new(Kept {
+            name: "PostgreSQL",
+            folder,
+            shell: as_user("sh", user.as_ref()),
+            server,
+            ready: "database system is ready to accept connections",
+            last: "QUIT",
+        })?;
         let options = PgConnectOptions::new_without_pgpass()
-            .socket(&folder)
+            .socket(own.folder())
             .username("postgres")
             .database("postgres")
             .disable_statement_logging();
-        let own = Own {
-            folder,
-            words: Mutex::new(words),
-            news: Mutex::new(news),
-            log,
-        };
-        own.say("start", &News::Ready)?;
+        own.start()?;
         Ok(Self {
             options,
             own: Some(own),
@@ -286,7 +206,7 @@ impl Cluster {
     ///
     /// When the server is not this process's own.
     pub fn crash(&self) -> Result<(), PostgresError> {
-        self.again("stop")
+        self.again("QUIT")
     }
 
     /// Shuts the server down, which ends its sessions and writes a checkpoint, and starts it again. Blocks until it
@@ -300,19 +220,19 @@ impl Cluster {
     ///
     /// As [`crash`](Self::crash).
     pub fn restart(&self) -> Result<(), PostgresError> {
-        self.again("shut")
+        self.again("INT")
     }
 
-    fn again(&self, end: &str) -> Result<(), PostgresError> {
+    fn again(&self, signal: &str) -> Result<(), PostgresError> {
         let own = self.own.as_ref().expect("a server of one's own");
-        own.say(end, &News::Down)?;
-        own.say("start", &News::Ready)
+        own.end(signal)?;
+        Ok(own.start()?)
     }
 
     /// The folder with the server's socket, or `None` when it is not this process's own.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
-        self.own.as_ref().map(|own| own.folder.as_path())
+        self.own.as_ref().map(Warden::folder)
     }
 
     /// A database that nobody else uses.
@@ -338,57 +258,6 @@ impl Cluster {
             options: self.options.clone().database(&name),
             name,
             drop_by: self.own.is_none().then(|| self.options.clone()),
-        }
-    }
-}
-
-// === impl Own ===
-
-impl Own {
-    /// Tells the warden, and waits for what shall come of it.
-    fn say(&self, word: &str, expected: &News) -> Result<(), PostgresError> {
-        let failed = |what: String| PostgresError::Failed {
-            what,
-            said: Vec::from(self.log.lock().clone()).join("\n"),
-        };
-        let news = self.news.lock();
-        writeln!(self.words.lock(), "{word}")?;
-        loop {
-            match news.recv_timeout(SOON) {
-                Ok(told) if told == *expected => return Ok(()),
-                Ok(News::Down) => return Err(failed(format!("PostgreSQL did not {word}"))),
-                // Left over from what happened before.
-                Ok(News::Ready) => {}
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    return Err(failed(format!("PostgreSQL took too long to {word}")));
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(failed("PostgreSQL has ended".to_owned()));
-                }
-            }
-        }
-    }
-}
-
-/// Keeps the log's end, and passes on what is waited for.
-fn listen(output: impl BufRead, log: &Log, news: &mpsc::Sender<News>) {
-    for line in output.lines().map_while(Result::ok) {
-        let told = if line.contains("database system is ready to accept connections") {
-            Some(News::Ready)
-        } else if line == "lockkit: down" {
-            Some(News::Down)
-        } else {
-            None
-        };
-        {
-            let mut log = log.lock();
-            if log.len() == LOG_LINES {
-                log.pop_front();
-            }
-            log.push_back(line);
-        }
-        if let Some(told) = told {
-            let _ = news.send(told);
         }
     }
 }
@@ -469,10 +338,11 @@ fn make(initdb: &Path, data: &Path, user: Option<&Unprivileged>) -> Result<(), P
     if output.status.success() {
         return Ok(());
     }
-    Err(PostgresError::Failed {
+    let failed = ServerFailed {
         what: format!("initdb failed ({})", output.status),
         said: String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
-    })
+    };
+    Err(failed.into())
 }
 
 /// Where a program is: in `PATH`, or where Debian puts PostgreSQL's, the newest release first.

@@ -19,7 +19,7 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 4] = [
+const PROGRAMS: [Program; 5] = [
     Program {
         name: "cc",
         package: "gcc",
@@ -37,6 +37,12 @@ const PROGRAMS: [Program; 4] = [
         package: "postgresql",
         verbs: &["ci", "test", "mutants", "soak"],
         why: "tests on a PostgreSQL server of their own",
+    },
+    Program {
+        name: "redis-server",
+        package: "redis-server",
+        verbs: &["ci", "test", "mutants", "soak"],
+        why: "tests on Redis servers of their own",
     },
     Program {
         name: "git",
