@@ -20,7 +20,8 @@
 //!
 //! # Features
 //! None by default. `tokio` adds what sleeps: the loop `retry::retry`, `Semaphore::acquire_timeout` and
-//! `KeyedMutex::lock_timeout`, all on tokio's timer. `tracing` adds events.
+//! `KeyedMutex::lock_timeout`, all on tokio's timer; and the locks of `lease`, which also have tasks. `tracing`
+//! adds events.
 //!
 //! # Examples
 //! Ten jobs, two at a time:

@@ -150,7 +150,8 @@ pub enum Event {
 pub enum Action {
     /// Nothing before this time, unless something happens.
     Sleep(Instant),
-    /// Extend the lock, now: the time given with the event is that from before the sending.
+    /// Extend the lock, now: the time given with the event is that from before the sending. The next tick is
+    /// due at [`Keeper::tick_at`], whether or not there is an answer by then.
     Extend(Ttl),
     /// Release the lock.
     Release,
@@ -198,7 +199,8 @@ impl Keeper {
         keeper
     }
 
-    /// Takes an event, and says what is to be done.
+    /// Takes an event, and says what is to be done. Only [`Event::Tick`] begins a renewal: after each of the
+    /// others, one that is due by then is left to the next tick, for which [`Action::Sleep`] names the time.
     pub fn on(&mut self, event: Event, now: Instant) -> Action {
         self.look(now);
         match (self.state, event) {
@@ -217,7 +219,11 @@ impl Keeper {
 
     fn on_live(&mut self, event: Event, now: Instant) -> Action {
         match event {
-            Event::Tick => {}
+            Event::Tick => {
+                if self.renews() && self.next <= now {
+                    return self.extend(now);
+                }
+            }
             Event::Extend(ttl) => {
                 self.terms.ttl = ttl;
                 return self.extend(now);
@@ -243,13 +249,7 @@ impl Keeper {
                 return Action::Release;
             }
         }
-        if !self.renews() {
-            return Action::Sleep(self.deadline());
-        }
-        if self.next <= now {
-            return self.extend(now);
-        }
-        Action::Sleep(self.next.min(self.deadline()))
+        Action::Sleep(self.next_look())
     }
 
     fn extend(&mut self, now: Instant) -> Action {
@@ -280,10 +280,15 @@ impl Keeper {
         }
     }
 
-    /// Where it is. The clock is not asked: a lease that nobody has looked at since its deadline is not
-    /// `Lost` here.
-    #[must_use]
-    pub fn state(&self) -> State {
+    /// Where it is at `now`.
+    pub fn look(&mut self, now: Instant) -> State {
+        let live = matches!(self.state, State::Held | State::Renewing { .. });
+        if live && self.deadline() <= now {
+            self.state = State::Lost(match self.hold_until {
+                Some(most) if most <= now => Loss::MaxHold,
+                _ => Loss::Expired,
+            });
+        }
         self.state
     }
 
@@ -291,6 +296,12 @@ impl Keeper {
     #[must_use]
     pub fn is_valid(&self, now: Instant) -> bool {
         self.valid_until().is_some_and(|until| now < until)
+    }
+
+    /// When the next [`Event::Tick`] is due; `None` if there is none any more.
+    #[must_use]
+    pub fn tick_at(&self) -> Option<Instant> {
+        self.valid_until().map(|_| self.next_look())
     }
 
     /// Before this it is valid, if nothing happens; `None` if it is not valid any more.
@@ -315,16 +326,6 @@ impl Keeper {
         self.terms.ttl
     }
 
-    fn look(&mut self, now: Instant) {
-        let live = matches!(self.state, State::Held | State::Renewing { .. });
-        if live && self.deadline() <= now {
-            self.state = State::Lost(match self.hold_until {
-                Some(most) if most <= now => Loss::MaxHold,
-                _ => Loss::Expired,
-            });
-        }
-    }
-
     fn deadline(&self) -> Instant {
         self.hold_until
             .map_or(self.until, |most| self.until.min(most))
@@ -333,6 +334,15 @@ impl Keeper {
     /// Not if it would be to no avail.
     fn renews(&self) -> bool {
         self.terms.renew && self.hold_until.is_none_or(|most| self.until < most)
+    }
+
+    /// When there is something to do, if nothing happens.
+    fn next_look(&self) -> Instant {
+        if self.renews() {
+            self.next.min(self.deadline())
+        } else {
+            self.deadline()
+        }
     }
 
     /// A message goes out that sets the TTL.

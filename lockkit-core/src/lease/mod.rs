@@ -5,6 +5,8 @@
 //!
 //! | you want | use |
 //! |---|---|
+//! | to hold a lock, renewed while you work under it | [`Locker`] and its [`Guard`] (feature `tokio`) |
+//! | to test code that takes locks, with a clock to turn and faults to inject | [`MemoryStore`] (feature `tokio`) |
 //! | a store of your own | [`LeaseStore`], and the conformance suite of the workspace |
 //! | to keep the time of a lease, without any store | [`Keeper`] |
 //!
@@ -25,19 +27,49 @@
 //!   is suspended. Who is woken up believes in a lease that is long over; the fence does not.
 //! - An answer that is lost cannot be known. It is called that, with the instant at which it is over.
 
+#[cfg(feature = "tokio")]
+mod agenda;
+#[cfg(feature = "tokio")]
+mod background;
+#[cfg(feature = "tokio")]
+mod cell;
+#[cfg(feature = "tokio")]
+mod error;
+#[cfg(feature = "tokio")]
+mod guard;
 mod input;
 mod keeper;
+#[cfg(feature = "tokio")]
+mod locker;
+#[cfg(feature = "tokio")]
+mod memory;
+#[cfg(feature = "tokio")]
+mod orphan;
 mod store;
+#[cfg(feature = "tokio")]
+mod ticket;
 mod token;
 
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "tokio")]
+pub use self::cell::Ended;
+#[cfg(feature = "tokio")]
+pub use self::error::{AcquireError, AttachError, ExtendError, InspectError, LockerError};
+#[cfg(feature = "tokio")]
+pub use self::guard::{Guard, Lost, View, WaitEnded};
 pub use self::input::{InputError, Key, Owner, Ttl};
 pub use self::keeper::{Action, Event, Keeper, Loss, State, Terms};
+#[cfg(feature = "tokio")]
+pub use self::locker::{Attempt, LockRequest, Locker, LockerBuilder, Ran};
+#[cfg(feature = "tokio")]
+pub use self::memory::{Fault, MemoryStore, MemoryWatch, Op};
 pub use self::store::{
     AcquireSpec, Acquired, ExtendSpec, Extended, Holder, LeaseStore, NoWatch, Released, Status,
     StoreError, Watch,
 };
+#[cfg(feature = "tokio")]
+pub use self::ticket::Ticket;
 pub use self::token::Token;
 
 /// The shortest pause between two questions to a store that does not tell when a lock is free.

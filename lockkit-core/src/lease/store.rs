@@ -72,8 +72,8 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// Begins to listen for the lock, on behalf of the token. `None` if this store cannot tell, now or ever;
     /// the caller then asks again and again.
     ///
-    /// Once this has answered, every release of the key is heard, and, for a token in line, the grant to it.
-    /// What was before is not, so the caller asks once more after it has begun to listen.
+    /// Once this has answered, it is heard when a release leaves the lock free, and when the lock is given to
+    /// the token in line. What was before is not, so the caller asks once more after it has begun to listen.
     ///
     /// Nothing is held that matters: a watch may be dropped at any time, and hears nothing of a lock that
     /// expires.

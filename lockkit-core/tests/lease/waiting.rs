@@ -1,0 +1,309 @@
+//! Waiting for a lock that somebody else has.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lockkit_core::lease::{AcquireError, Fault};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_gets_the_lock_when_it_is_released() {
+    let store = store();
+    let [here, there] = [(); 2].map(|()| locker(&store));
+    let guard = here.lock("k").acquire().await.unwrap();
+    let waiter =
+        tokio::spawn(async move { there.lock("k").acquire().await.map(|_| Instant::now()) });
+    sleep(SECOND).await;
+    let released = Instant::now();
+    drop(guard);
+    let got = waiter.await.unwrap().unwrap();
+    assert!(got - released <= MS, "{:?}", got - released);
+}
+
+/// Else nobody would know of the end of a holder who has died.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_gets_the_lock_when_its_holder_is_dead_for_the_ttl() {
+    let store = store();
+    let locker = builder(&store).wait(TTL * 2).build().unwrap();
+    std::mem::forget(
+        locker
+            .lock("k")
+            .renew(false)
+            .ttl(SECOND * 3)
+            .acquire()
+            .await
+            .unwrap(),
+    );
+    let begun = Instant::now();
+    drop(locker.lock("k").acquire().await.unwrap());
+    let waited = begun.elapsed();
+    assert!(
+        waited >= SECOND * 3 && waited <= SECOND * 3 + MS * 25,
+        "{waited:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_tell_is_asked_again_and_again() {
+    let store = store();
+    let mute = Mute(store.clone());
+    let locker = Locker::builder(mute)
+        .ttl(TTL)
+        .poll(MS * 50)
+        .build()
+        .unwrap();
+    let guard = locker.lock("k").acquire().await.unwrap();
+    let waiter = {
+        let locker = locker.clone();
+        tokio::spawn(async move { locker.lock("k").acquire().await.map(|_| Instant::now()) })
+    };
+    sleep(SECOND).await;
+    let asked = store.calls(Op::Acquire);
+    assert!((15..=24).contains(&asked), "{asked}");
+    let released = Instant::now();
+    drop(guard);
+    let got = waiter.await.unwrap().unwrap();
+    assert!(got - released <= MS * 60);
+}
+
+/// What is released between the first answer and the watch would be heard by nobody.
+#[tokio::test(start_paused = true)]
+async fn whoever_has_begun_to_listen_asks_once_more() {
+    let store = store();
+    let locker = builder(&store).renew(false).build().unwrap();
+    let guard = locker.lock("k").acquire().await.unwrap();
+    store.inject(Op::Watch, Fault::LateReply(SECOND));
+    let begun = Instant::now();
+    let waiter = {
+        let locker = locker.clone();
+        tokio::spawn(async move { locker.lock("k").acquire().await.map(drop) })
+    };
+    sleep(MS * 500).await;
+    drop(guard);
+    waiter.await.unwrap().unwrap();
+    assert_eq!(begun.elapsed(), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_who_wait_in_one_process_one_asks_and_all_are_served_in_order() {
+    let store = store();
+    let locker = builder(&store).wait(SECOND * 60).build().unwrap();
+    let first = locker.lock("k").acquire().await.unwrap();
+    let served = Arc::new(AtomicUsize::new(0));
+    let waiters: Vec<_> = (0..20)
+        .map(|number| {
+            let (locker, served) = (locker.clone(), Arc::clone(&served));
+            tokio::spawn(async move {
+                let guard = locker.lock("k").acquire().await.unwrap();
+                assert_eq!(served.fetch_add(1, Ordering::SeqCst), number);
+                sleep(MS * 100).await;
+                drop(guard);
+            })
+        })
+        .collect();
+    sleep(SECOND).await;
+    // The holder; the one who asks: twice.
+    assert_eq!((store.calls(Op::Acquire), store.calls(Op::Watch)), (3, 1));
+    drop(first);
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    assert_eq!(served.load(Ordering::SeqCst), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_stand_in_line_are_served_in_order_across_processes() {
+    let store = store();
+    let lockers = [(); 6].map(|()| {
+        builder(&store)
+            .wait(SECOND * 60)
+            .fair(true)
+            .build()
+            .unwrap()
+    });
+    let first = lockers[0].lock("k").acquire().await.unwrap();
+    let served = Arc::new(AtomicUsize::new(0));
+    let mut waiters = Vec::new();
+    for (number, locker) in lockers.iter().enumerate() {
+        let (locker, served) = (locker.clone(), Arc::clone(&served));
+        waiters.push(tokio::spawn(async move {
+            let guard = locker.lock("k").acquire().await.unwrap();
+            let place = served.fetch_add(1, Ordering::SeqCst);
+            sleep(SECOND).await;
+            drop(guard);
+            assert_eq!(place, number);
+        }));
+        sleep(MS * 10).await;
+    }
+    // Longer than a place lasts that nobody speaks for.
+    sleep(SECOND * 8).await;
+    let status = lockers[0].inspect("k").await.unwrap().unwrap();
+    assert_eq!(status.waiting, Some(6));
+    // In line is who waits; who does not, does not overtake either.
+    let try_now = locker(&store).lock("k").try_acquire().await.unwrap();
+    assert!(matches!(try_now, Attempt::Busy { .. }));
+    drop(first);
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_in_line_who_goes_away_holds_up_nobody() {
+    let store = store();
+    let lockers = [(); 3].map(|()| {
+        builder(&store)
+            .wait(SECOND * 60)
+            .fair(true)
+            .build()
+            .unwrap()
+    });
+    let first = lockers[0].lock("k").acquire().await.unwrap();
+    let mut waiters = Vec::new();
+    for locker in &lockers[1..] {
+        let locker = locker.clone();
+        waiters.push(tokio::spawn(async move {
+            locker.lock("k").acquire().await.map(|_| Instant::now())
+        }));
+        sleep(MS).await;
+    }
+    waiters.remove(0).abort();
+    settle().await;
+    let status = lockers[0].inspect("k").await.unwrap().unwrap();
+    assert_eq!(status.waiting, Some(1));
+    let released = Instant::now();
+    drop(first);
+    let got = waiters.remove(0).await.unwrap().unwrap();
+    assert!(got - released <= MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_without_a_line_says_so() {
+    let locker = Locker::new(Mute(store())).unwrap();
+    let refused = locker.lock("k").fair(true).acquire().await;
+    assert!(matches!(refused, Err(AcquireError::NotFair)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_in_time_and_says_who_has_the_lock() {
+    let store = store();
+    let locker = builder(&store).owner("me").build().unwrap();
+    let _guard = locker.lock("k").acquire().await.unwrap();
+    for wait in [Duration::ZERO, MS, SECOND, TTL * 3] {
+        let begun = Instant::now();
+        let late = locker.lock("k").wait(wait).acquire().await;
+        let Err(AcquireError::TimedOut { waited, holder }) = late else {
+            panic!("{late:?}");
+        };
+        assert_eq!(holder.unwrap().owner.as_str(), "me");
+        assert!(
+            waited <= wait + MS && begun.elapsed() <= wait + MS,
+            "{waited:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_in_time_behind_others_of_the_process() {
+    let store = store();
+    let locker = locker(&store);
+    let _guard = locker.lock("k").acquire().await.unwrap();
+    let other = locker.clone();
+    let _asks = tokio::spawn(async move { other.lock("k").wait(TTL).acquire().await.map(drop) });
+    settle().await;
+    let begun = Instant::now();
+    let late = locker.lock("k").wait(SECOND).acquire().await;
+    assert!(matches!(
+        late,
+        Err(AcquireError::TimedOut { holder: None, .. })
+    ));
+    assert!(begun.elapsed() <= SECOND + MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_in_time_when_the_store_is_not_there() {
+    for (fault, unknown) in [
+        (Fault::Refuse, false),
+        (Fault::Hang, true),
+        (Fault::LoseRequest, true),
+        (Fault::LoseReply, true),
+    ] {
+        let store = store();
+        let locker = locker(&store);
+        store.outage(Some(fault));
+        let begun = Instant::now();
+        let failed = locker.lock("k").wait(SECOND * 5).acquire().await;
+        let waited = begun.elapsed();
+        assert!(waited <= SECOND * 5 + MS, "{fault:?}: {waited:?}");
+        match failed {
+            Err(AcquireError::Unreachable { .. }) => assert!(!unknown, "{fault:?}"),
+            Err(AcquireError::Unknown { gone_by, .. }) => {
+                assert!(unknown, "{fault:?}");
+                assert!(gone_by > Instant::now().into_std());
+            }
+            other => panic!("{fault:?}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_refuses_is_not_tried_again() {
+    let store = store();
+    let locker = locker(&store);
+    store.outage(Some(Fault::Reject));
+    let refused = locker.lock("k").acquire().await;
+    assert!(matches!(refused, Err(AcquireError::Rejected { .. })));
+    assert_eq!(store.calls(Op::Acquire), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acquire_whose_reply_is_lost_finds_its_own_lock() {
+    let store = store();
+    let locker = locker(&store);
+    store.inject(Op::Acquire, Fault::LoseReply);
+    let guard = locker.lock("k").acquire().await.unwrap();
+    assert!(guard.is_valid());
+    store.inject(Op::Acquire, Fault::LoseReply);
+    drop(acquired(locker.lock("other").try_acquire().await.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_comes_back_within_the_wait_is_waited_for() {
+    let store = store();
+    let locker = locker(&store);
+    store.outage(Some(Fault::Refuse));
+    let waiter = {
+        let locker = locker.clone();
+        tokio::spawn(async move { locker.lock("k").acquire().await.map(drop) })
+    };
+    sleep(SECOND * 3).await;
+    store.outage(None);
+    waiter.await.unwrap().unwrap();
+    assert!(store.calls(Op::Acquire) < 40);
+}
+
+/// An acquire that was answered when its time was over already is no lock.
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_comes_too_late_is_not_handed_out() {
+    let store = store();
+    let locker = builder(&store).ttl(SECOND).build().unwrap();
+    store.inject(Op::Acquire, Fault::LateReply(SECOND));
+    let late = locker.lock("k").try_acquire().await;
+    assert!(matches!(late, Err(AcquireError::TimedOut { .. })));
+
+    store.inject(Op::Acquire, Fault::LateReply(SECOND));
+    let guard = locker.lock("k").acquire().await.unwrap();
+    assert!(guard.is_valid());
+    assert_eq!(store.calls(Op::Acquire), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn validity_counts_from_before_the_message() {
+    let store = store();
+    let locker = builder(&store).renew(false).build().unwrap();
+    store.inject(Op::Acquire, Fault::LateReply(SECOND));
+    let sent = Instant::now();
+    let guard = locker.lock("k").acquire().await.unwrap();
+    assert_eq!(guard.valid_until(), Some((sent + TRUSTED).into_std()));
+}
