@@ -7,6 +7,7 @@
 //! | kill, stop and continue a real process | [`child`] |
 //! | use a PostgreSQL of its own (feature `postgres`) | `postgres` |
 //! | use a Redis of its own, and do to its connections what networks do (feature `redis`) | `redis` |
+//! | hold a store of locks to its contract (feature `lease`) | `lease` |
 //! | play statements of several sessions in a given order (feature `steps`) | `steps` |
 //! | record what was asked and what came of it, over several processes | [`history`] |
 //! | prove that no job was lost, invented or completed twice | [`total_queue`] |
@@ -29,6 +30,8 @@ pub mod child;
 pub mod counter;
 pub mod diary;
 pub mod history;
+#[cfg(feature = "lease")]
+pub mod lease;
 pub mod ledger;
 pub mod list_append;
 #[cfg(feature = "postgres")]

@@ -3,6 +3,7 @@
 #![cfg(feature = "tokio")]
 
 mod cleaning;
+mod conformance;
 mod holding;
 mod input;
 mod losing;
