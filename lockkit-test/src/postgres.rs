@@ -180,7 +180,8 @@ impl Cluster {
             folder,
             shell: as_user("sh", user.as_ref()),
             server,
-            ready: "database system is ready to accept connections",
+            // Of a standby, which has a signal for that in its folder, it is read-only connections.
+            ready: "database system is ready to accept",
             last: "QUIT",
         })?;
         let options = PgConnectOptions::new_without_pgpass()

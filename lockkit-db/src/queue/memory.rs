@@ -6,6 +6,9 @@ use std::time::Duration;
 use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 
+use super::checkup::{
+    Check, Checkup, Figures, HeldClaim, Leases, OverLease, PausedQueue, Unchecked, Why,
+};
 use super::job::{
     check_batch, check_enqueue, check_ids, check_name, kept_error, repeat_answer, seq_must_grow,
     unix_ms,
@@ -500,6 +503,25 @@ impl JobStore for MemoryStore {
             workers: workers.into_values().collect(),
         })
     }
+
+    async fn doctor(&self) -> Result<Checkup, Error> {
+        let now = self.now();
+        let figures = self.tables.lock().figures(now);
+        let left_out = [
+            Check::Plans,
+            Check::Tables,
+            Check::Snapshots,
+            Check::Clock,
+            Check::Notifications,
+            Check::Settings,
+            Check::File,
+        ];
+        let unchecked = left_out.map(|check| Unchecked {
+            check,
+            why: Why::NotApplicable("the store is in memory"),
+        });
+        Ok(Checkup::new(figures, unchecked.into()))
+    }
 }
 
 // === impl Tables ===
@@ -532,6 +554,69 @@ impl Tables {
         self.sessions
             .get(&session)
             .is_some_and(|row| row.lease_until > now)
+    }
+
+    /// What a look at the store measures.
+    fn figures(&self, now: i64) -> Figures {
+        let past = |at: i64| Duration::from_millis((now - at).max(0) as u64);
+        let mut leases = Leases::default();
+        let mut held: BTreeMap<i64, u64> = BTreeMap::new();
+        for (id, job) in &self.jobs {
+            let State::Claimed { session, at } = job.state else {
+                continue;
+            };
+            *held.entry(session).or_default() += 1;
+            match self.sessions.get(&session) {
+                Some(row) if row.lease_until > now => leases.longest.push(HeldClaim {
+                    job: JobId(*id),
+                    queue: job.queue.clone(),
+                    kind: job.kind.clone(),
+                    attempt: job.attempt,
+                    worker: row.worker.clone(),
+                    lease: Duration::from_millis(row.lease as u64),
+                    since: past(at),
+                }),
+                Some(_) => {}
+                None => {
+                    leases.orphans += 1;
+                    leases.oldest_orphan = leases.oldest_orphan.max(Some(past(at)));
+                }
+            }
+        }
+        leases
+            .longest
+            .sort_by_key(|claim| std::cmp::Reverse(claim.since));
+        leases.longest.truncate(10);
+        for (id, row) in &self.sessions {
+            if row.lease_until > now {
+                leases.live += 1;
+            } else {
+                leases.over.push(OverLease {
+                    session: *id,
+                    worker: row.worker.clone(),
+                    lease: Duration::from_millis(row.lease as u64),
+                    over: past(row.lease_until),
+                    jobs: held.get(id).copied().unwrap_or_default(),
+                });
+            }
+        }
+        leases
+            .over
+            .sort_by_key(|session| std::cmp::Reverse(session.over));
+        leases.over.truncate(10);
+        let ready = |queue: &String| {
+            let ready = |job: &&Row| job.state == State::Ready && job.queue == *queue;
+            self.jobs.values().filter(ready).count() as u64
+        };
+        let paused = self.paused.iter().map(|queue| PausedQueue {
+            queue: queue.clone(),
+            ready: ready(queue),
+        });
+        Figures {
+            leases,
+            paused: paused.collect(),
+            ..Figures::default()
+        }
     }
 
     fn cancel(&mut self, id: JobId) -> Cancel {

@@ -34,6 +34,7 @@
 //! contract of a database, with one method for the hot path:
 //! [`exchange`](JobStore::exchange) settles a batch and claims more in one transaction.
 
+mod checkup;
 mod claims;
 mod job;
 #[cfg(feature = "json")]
@@ -49,6 +50,11 @@ mod store;
 mod transactional;
 mod worker;
 
+pub use checkup::{
+    Check, Checkup, ClockOffset, Figures, Finding, HeldClaim, Holder, Leases, OverLease,
+    PausedQueue, Plan, PlanProblem, Setting, Severity, StoreFile, TableFigures, Unchecked, Who,
+    Why,
+};
 pub use job::{
     Ack, ClaimedJob, Enqueued, JobId, MAX_BATCH, MAX_BATCH_BYTES, MAX_DELAY, MAX_NAME, MAX_PAYLOAD,
     MAX_UNIQUE, NewJob, OnDuplicate, Schedule, Settlement, Verdict,

@@ -1,5 +1,7 @@
 //! The job store on SQLite: one file, any number of processes.
 
+mod doctor;
+
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use lockkit_core::Fence;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
 use sqlx::{Row, Sqlite};
 
+use super::checkup::Checkup;
 use super::job::{
     check_batch, check_enqueue, check_ids, check_name, kept_error, repeat_answer, seq_must_grow,
     unix_ms,
@@ -110,6 +113,7 @@ impl SqliteOptions {
 /// # Ok(()) }
 /// ```
 pub struct SqliteStore {
+    options: SqliteOptions,
     writer: Slot,
     heart: Slot,
     reader: Slot,
@@ -166,6 +170,7 @@ impl SqliteStore {
             heart: slot(SqliteSynchronous::Normal, false),
             reader: slot(SqliteSynchronous::Normal, false),
             enqueued: Arc::default(),
+            options,
         })
     }
 
@@ -510,6 +515,15 @@ impl JobStore for SqliteStore {
             paused: paused.iter().map(|row| row.get(0)).collect(),
             workers: workers.iter().map(totals).collect(),
         })
+    }
+
+    async fn doctor(&self) -> Result<Checkup, Error> {
+        let SqliteOptions {
+            path,
+            durability,
+            patience,
+        } = &self.options;
+        doctor::look(path, *durability, *patience).await
     }
 }
 

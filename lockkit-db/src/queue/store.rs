@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lockkit_core::Fence;
 
+use super::checkup::Checkup;
 use super::job::{
     Ack, ClaimedJob, Enqueued, JobId, MAX_BATCH_BYTES, NewJob, Settlement, check_batch, check_name,
 };
@@ -166,6 +167,72 @@ pub trait JobStore: Send + Sync + 'static {
     ///
     /// Cost: grows with the number of live and kept jobs; not for a hot path.
     fn stats(&self) -> impl Future<Output = Result<QueueStats, Error>> + Send;
+
+    /// Looks for what may slow the queue down, delay its jobs or lose them, and says what to do about it.
+    ///
+    /// | looked at | found, if | PostgreSQL | SQLite |
+    /// |---|---|---|---|
+    /// | the plans of the statements that claim, settle and give back | one reads or sorts all jobs | `EXPLAIN` | `EXPLAIN QUERY PLAN` |
+    /// | dead rows | more than 10,000 and a tenth of the live ones; autovacuum is off | the server's statistics | |
+    /// | empty space | more than half, of 64 MiB or more | the table | the file |
+    /// | who keeps dead rows: a snapshot, a prepared transaction, a slot, a standby | for over a minute, or a million transactions; a slot that is not in use | who, since when | |
+    /// | who is idle in a transaction | for over a minute | who, since when | |
+    /// | the log that is not in the file yet | more than 4000 pages | | the log |
+    /// | this machine's clock | over a second off, for certain | against the server's | |
+    /// | leases that are over, with nobody having ended the session | for 3 leases and 5 seconds | yes | yes |
+    /// | jobs that are claimed by a session that is gone | any | yes | yes |
+    /// | claims of living sessions | over 20 leases and a minute old | yes | yes |
+    /// | the queue of notifications | 1 % full | yes | |
+    /// | settings | they may lose commits, or forbid writes | yes | `synchronous` |
+    /// | the tables' version | it is not this crate's | yes | yes |
+    /// | paused queues | jobs are ready in one | yes | yes |
+    ///
+    /// [`MemoryStore`](super::MemoryStore) looks at its leases and at paused queues. What does not apply, what the database does not show to this user, and
+    /// what does not answer within 5 seconds (or the store's patience), are among the
+    /// [unchecked](Checkup::unchecked). On PostgreSQL, `pg_monitor` shows all.
+    ///
+    /// Nothing is written, and no row is locked. What statements other sessions run is not read, so no parameter
+    /// of theirs can be in the answer.
+    ///
+    /// Cost: a connection of its own, and about twenty questions; two of them grow with the jobs that are claimed, and one
+    /// with those that wait in paused queues, up to 10,001 of each. Once a minute does no harm.
+    ///
+    /// # Errors
+    ///
+    /// The database's, when it cannot be reached or its tables are not there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: the connection is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), lockkit_db::Error> {
+    /// use std::time::Duration;
+    /// use lockkit_db::queue::{ClaimSpec, Finding, JobStore, MemoryStore, NewJob, SessionSpec};
+    ///
+    /// let store = MemoryStore::new();
+    /// assert!(store.doctor().await?.is_healthy());
+    ///
+    /// // A worker claims a job, and dies.
+    /// store.enqueue("mail", &[NewJob::new("welcome", b"ada".to_vec())]).await?;
+    /// let spec = SessionSpec { worker: "w".into(), host: "h".into(), lease: Duration::from_secs(5) };
+    /// let session = store.open_session(&spec).await?;
+    /// store.exchange(&session, None, Some(&ClaimSpec::new("mail", 1))).await?;
+    /// store.advance(Duration::from_mins(1));
+    ///
+    /// let checkup = store.doctor().await?;
+    /// for finding in &checkup.findings {
+    ///     if let Finding::LeaseOver { session, .. } = finding {
+    ///         assert_eq!((&*session.worker, session.jobs), ("w", 1));
+    ///     }
+    ///     println!("{}: {finding}", finding.severity());
+    /// }
+    /// assert_eq!(checkup.findings.len(), 1);
+    /// # Ok(()) }
+    /// ```
+    fn doctor(&self) -> impl Future<Output = Result<Checkup, Error>> + Send;
 }
 
 /// Who opens a session, and for how long its lease is.

@@ -219,3 +219,17 @@ async fn upkeep_looking_and_waiting_leave_nothing_open() {
         .await
         .demand(1);
 }
+
+#[tokio::test]
+async fn a_look_at_the_server_leaves_nothing_behind() {
+    let (scene, _proxy) = Scene::behind_a_proxy().await;
+    at_every_poll_async(|| scene.store.doctor(), async |_| scene.is_quiet().await)
+        .await
+        .demand(10);
+    let locks = "SELECT count(*) FROM pg_locks WHERE relation = 'lockkit_job'::regclass";
+    let locks: i64 = sqlx::query_scalar(locks)
+        .fetch_one(&mut scene.database.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(locks, 0);
+}

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    Ack, AckBatch, Cancel, ClaimSpec, ClaimedJob, Enqueued, JobId, JobStore, MAX_BATCH, MAX_NAME,
-    MAX_PAYLOAD, MAX_UNIQUE, NewJob, OnDuplicate, Renewal, Session, SessionSpec, Settlement,
-    Verdict,
+    Ack, AckBatch, Cancel, ClaimSpec, ClaimedJob, Enqueued, Finding, JobId, JobStore, MAX_BATCH,
+    MAX_NAME, MAX_PAYLOAD, MAX_UNIQUE, NewJob, OnDuplicate, Renewal, Session, SessionSpec,
+    Settlement, Verdict,
 };
 
 use super::Bench;
@@ -72,6 +72,22 @@ pub(super) fn job() -> NewJob {
 
 pub(super) async fn enqueue<S: JobStore>(store: &Arc<S>, n: usize) -> Vec<JobId> {
     store.enqueue("q", &vec![job(); n]).await.unwrap()
+}
+
+/// What is found that is about jobs and sessions: the clock is a test's, and the server may be set up for tests.
+async fn about_jobs<S: JobStore>(store: &Arc<S>) -> Vec<Finding> {
+    let mut found = store.doctor().await.unwrap().findings;
+    found.retain(|finding| {
+        matches!(
+            finding,
+            Finding::LeaseOver { .. }
+                | Finding::Orphans { .. }
+                | Finding::LongClaim { .. }
+                | Finding::Paused { .. }
+                | Finding::SlowPlan { .. }
+        )
+    });
+    found
 }
 
 fn ids(jobs: &[ClaimedJob]) -> Vec<JobId> {
@@ -1059,6 +1075,79 @@ mod all {
         // Their keys are not theirs any more.
         let new = store.put("q", &[mortal(1)]).await.unwrap()[0];
         assert!(matches!(new, Enqueued::New(id) if id > put[2]));
+    }
+
+    pub async fn a_lease_that_is_long_over_is_found_until_somebody_ends_it<B: Bench>(bench: B) {
+        let store = bench.store();
+        assert_eq!(about_jobs(store).await, []);
+        let hand = Hand::new(store, "w").await;
+        enqueue(store, 3).await;
+        assert_eq!(hand.claim(2).await.len(), 2);
+        let leases = store.doctor().await.unwrap().figures.leases;
+        assert_eq!((leases.live, leases.over.len()), (1, 0));
+        // Somebody who does the upkeep late is no finding, but it is measured.
+        bench.advance(LEASE * 4).await;
+        assert_eq!(about_jobs(store).await, []);
+        let leases = store.doctor().await.unwrap().figures.leases;
+        assert_eq!((leases.live, leases.over.len()), (0, 1));
+        bench.advance(MS).await;
+        // Mutant: C85
+        let found = about_jobs(store).await;
+        let [Finding::LeaseOver { session }] = &found[..] else {
+            panic!("{found:?}")
+        };
+        let (id, held) = (session.session, session.jobs);
+        assert_eq!((id, held, &*session.worker), (hand.session.id, 2, "w"));
+        assert_eq!((session.lease, session.over), (LEASE, LEASE * 3 + MS));
+        store.upkeep().await.unwrap();
+        assert_eq!(about_jobs(store).await, []);
+        let leases = store.doctor().await.unwrap().figures.leases;
+        assert_eq!((leases.live, leases.over.len(), leases.orphans), (0, 0, 0));
+    }
+
+    pub async fn a_claim_that_lasts_very_long_is_found<B: Bench>(bench: B) {
+        let store = bench.store();
+        let hand = Hand::new(store, "w").await;
+        enqueue(store, 2).await;
+        let first = hand.claim(1).await.remove(0);
+        let renewed = async || {
+            bench.advance(LEASE / 2).await;
+            let renewal = store.renew(&hand.session).await.unwrap();
+            assert_eq!(renewal, Renewal::Renewed);
+        };
+        for half in 0..40 {
+            renewed().await;
+            if half == 20 {
+                hand.claim(1).await;
+            }
+            assert_eq!(about_jobs(store).await, [], "{half}");
+        }
+        renewed().await;
+        // Mutant: C86
+        let found = about_jobs(store).await;
+        let [Finding::LongClaim { claim }] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!((claim.job, claim.since), (first.id, LEASE * 41 / 2));
+        assert_eq!((&*claim.worker, &*claim.kind), ("w", "kind"));
+        let leases = store.doctor().await.unwrap().figures.leases;
+        assert_eq!((leases.live, leases.longest.len()), (1, 2));
+    }
+
+    pub async fn a_paused_queue_is_found_if_jobs_wait_in_it<B: Bench>(bench: B) {
+        let store = bench.store();
+        store.pause("q").await.unwrap();
+        store.enqueue("other", &[job()]).await.unwrap();
+        assert_eq!(about_jobs(store).await, [], "no job waits in it");
+        enqueue(store, 3).await;
+        // Mutant: C87
+        let found = about_jobs(store).await;
+        let [Finding::Paused { queue }] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!((&*queue.queue, queue.ready), ("q", 3));
+        store.resume("q").await.unwrap();
+        assert_eq!(about_jobs(store).await, []);
     }
 
     pub async fn bad_input_is_refused_and_changes_nothing<B: Bench>(bench: B) {

@@ -78,6 +78,9 @@ macro_rules! queue_conformance {
             what_is_queued_is_removed_by_a_cancel
             a_claimed_job_that_is_cancelled_does_not_come_back
             the_dead_can_be_redriven_with_all_their_attempts
+            a_lease_that_is_long_over_is_found_until_somebody_ends_it
+            a_claim_that_lasts_very_long_is_found
+            a_paused_queue_is_found_if_jobs_wait_in_it
             bad_input_is_refused_and_changes_nothing
         }
     };

@@ -108,6 +108,16 @@ impl Connections {
         }
     }
 
+    /// One more connection like these, which cannot write, for somebody who looks on: the others are not kept from
+    /// anybody by that, and no question takes longer than the limit.
+    pub(super) fn onlooker(&self, limit: Duration) -> Self {
+        let patience = self.patience.min(limit);
+        let mut one = Self::new(&self.options, 1, Commits::Fast, patience);
+        one.settings
+            .push_str("; SET default_transaction_read_only = on");
+        one
+    }
+
     /// Waits for a connection that is not in use, or that can be opened.
     pub(super) async fn turn(&self) -> Result<Turn<'_>, Error> {
         let begun = Instant::now();

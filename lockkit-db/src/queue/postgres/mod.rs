@@ -2,7 +2,9 @@
 
 mod connections;
 mod cursor;
+mod doctor;
 mod entry;
+mod plan;
 mod schema;
 mod statements;
 mod wake;
@@ -19,9 +21,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::connections::{Commits, Connections, Statement};
 use self::cursor::Cursor;
+use self::doctor::Doctor;
 use self::entry::Entry;
 use self::statements::{Batch, Claims, sql};
 use self::wake::Wake;
+use super::checkup::Checkup;
 use super::job::{check_batch, check_enqueue, check_ids, check_name};
 use super::store::{
     AckBatch, ActiveJob, Cancel, ClaimSpec, CompletedJob, DeadJob, Exchange, JobStore, QueueStats,
@@ -590,6 +594,10 @@ impl JobStore for PostgresStore {
             paused: paused.iter().map(|row| row.get(0)).collect(),
             workers: workers.iter().map(totals).collect(),
         })
+    }
+
+    async fn doctor(&self) -> Result<Checkup, Error> {
+        Doctor::new(&self.lanes).look().await
     }
 }
 

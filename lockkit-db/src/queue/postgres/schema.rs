@@ -27,6 +27,11 @@ const APPLIED: &str = "SELECT version, name FROM lockkit_migration ORDER BY vers
 const JOURNAL: &str = "CREATE TABLE IF NOT EXISTS lockkit_migration (
     version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
 
+/// The number of the last step.
+pub(super) fn newest() -> i64 {
+    MIGRATIONS.last().map_or(0, |step| step.version.into())
+}
+
 /// Finds the tables as they must be, or makes them so if that is allowed.
 ///
 /// A look comes first, so that tables which are up to date need neither the right to make some nor a server that can
