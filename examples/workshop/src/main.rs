@@ -2,6 +2,9 @@
 //! one paused past its lease, and one stopped while it has the file locked. Nothing is lost,
 //! nothing is done twice, and the program proves it at its end.
 //!
+//! With the feature `postgres` the database may be a server's. There the table of leases is locked instead of the file,
+//! and all workers' connections are ended in the middle of their work.
+//!
 //! | file | holds |
 //! |---|---|
 //! | `main.rs` | the options |
@@ -9,13 +12,18 @@
 //! | `worker.rs` | a worker process: this is the part to copy |
 //! | `crew.rs` | the worker processes as seen by their parent |
 //! | `nemesis.rs` | what is done to them |
+//! | `place.rs` | what differs between a file (`file.rs`) and a server (`server.rs`) |
 //! | `report.rs` | the figures, the verdict, the table |
 //! | `words.rs` | tasks and results, and what the processes say to each other |
 
 mod crew;
+mod file;
 mod nemesis;
+mod place;
 mod report;
 mod run;
+#[cfg(feature = "postgres")]
+mod server;
 mod words;
 mod worker;
 
@@ -54,7 +62,8 @@ struct Options {
     /// What the lengths of the tasks, the victims and their moments are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The database file, created if it is missing [default: one in a temporary folder]
+    /// The database file, created if it is missing [default: one in a temporary folder]; or, with the feature `postgres`, a
+    /// server's address: `postgres://user:password@host/database`
     #[arg(long, value_name = "PATH")]
     db: Option<PathBuf>,
     /// What a commit survives: a power cut, or only the end of any process

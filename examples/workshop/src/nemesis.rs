@@ -1,5 +1,6 @@
 //! What is done to the workers: one is killed, one is paused past its lease, and one is stopped
-//! inside a write transaction, so that the file is locked for all.
+//! inside a write transaction, so that the database is locked for all. On a server all their connections are ended
+//! then.
 
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use lockkit_db::queue::{JobId, JobStore as _, MAX_BATCH, QueueStats};
 use lockkit_test::history::Time;
 use tokio::time::{sleep, timeout};
 
+use crate::place::Place;
 use crate::run::Shop;
 use crate::words::{Line, Order, Tally};
 
-/// How long the file is locked: longer than a lease, so that nobody's heartbeat gets through.
+/// How long the database is locked: longer than a lease, so that nobody's heartbeat gets through.
 const LOCKED: Duration = Duration::from_secs(3);
 
-/// How many tasks are put in by the transaction that locks the file.
+/// How many tasks are put in by the transaction that locks it.
 const INSIDE: u64 = 5;
 
 /// The parts in which tasks are put in at first. One is more than all other workers together have
@@ -32,7 +34,7 @@ pub(crate) struct Rage {
     pub(crate) paused: (usize, Tally),
     pub(crate) paused_at: Time,
     pub(crate) resumed_at: Time,
-    /// The worker that locked the file.
+    /// The worker that locked the database.
     pub(crate) locker: usize,
     pub(crate) locked_at: Time,
     pub(crate) unlocked_at: Time,
@@ -40,10 +42,12 @@ pub(crate) struct Rage {
     pub(crate) back_at: Time,
     /// The jobs that the interrupted transaction put in.
     pub(crate) inside: Vec<i64>,
+    /// How many connections were ended, where that can be done.
+    pub(crate) cut: Option<u64>,
 }
 
 /// Puts `tasks` tasks in, and does its worst while they are worked on.
-pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
+pub(crate) async fn rage<P: Place>(shop: &mut Shop<P>, tasks: u64) -> anyhow::Result<Rage> {
     let mut order: Vec<usize> = (0..shop.crew.len()).collect();
     shop.rng.shuffle(&mut order);
     let &[killed, paused, locker, ..] = &order[..] else {
@@ -98,17 +102,19 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
     shop.put_in(later).await?;
     shop.until_done(shop.expected()).await?;
 
-    shop.put_in(later).await?;
+    let last = if P::CUTS { later / 2 } else { 0 };
+    shop.put_in(later - last).await?;
     let inside = shop.new_tasks(INSIDE);
     shop.crew[locker].tell(Order::Lock(inside.clone())).await?;
     let Line::Inside(ids) = shop.crew[locker].answer().await? else {
-        bail!("{} has not locked the file", shop.crew[locker].name);
+        bail!("{} has locked nothing", shop.crew[locker].name);
     };
     let locked_at = Time::now();
     shop.crew[locker].stop().await?;
     shop.tell(&format!(
-        "{} paused inside a write transaction: the file is locked for all",
-        shop.short(locker)
+        "{} paused inside a write transaction: the {} is locked for all",
+        shop.short(locker),
+        P::WHOLE
     ));
     shop.note(ids.iter().copied().zip(&inside));
     sleep(LOCKED).await;
@@ -120,13 +126,21 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
         .filter(|&&worker| worker != killed)
         .map(|&worker| shop.crew[worker].name.clone())
         .collect();
-    // All leases ran out while the file was locked, so these are new sessions.
+    // All leases ran out meanwhile, so these are new sessions.
     shop.until("all workers to come back", async |_, stats| {
         Ok(living.iter().all(|name| is_live(stats, name)))
     })
     .await?;
     let back_at = Time::now();
-    shop.tell("the file is free again, and all are back");
+    shop.tell(&format!("the {} is free again, and all are back", P::WHOLE));
+    let cut = if P::CUTS {
+        let done = shop.expected() + last / 4;
+        shop.put_in(last).await?;
+        shop.until_done(done).await?;
+        Some(cut(shop).await?)
+    } else {
+        None
+    };
     Ok(Rage {
         killed: (killed, held_by_killed),
         paused: (paused, held_by_paused),
@@ -137,12 +151,20 @@ pub(crate) async fn rage(shop: &mut Shop, tasks: u64) -> anyhow::Result<Rage> {
         unlocked_at,
         back_at,
         inside: ids,
+        cut,
     })
 }
 
-/// Makes a worker stand still while it holds jobs, outside a write transaction.
-async fn hold(
-    shop: &mut Shop,
+/// Ends the connections of all workers, whatever they are just about to say or to hear.
+async fn cut<P: Place>(shop: &Shop<P>) -> anyhow::Result<u64> {
+    let cut = shop.place.cut(&shop.workers()).await?;
+    shop.tell(&format!("{cut} connections of all workers are ended"));
+    Ok(cut)
+}
+
+/// Makes a worker stand still while it holds jobs, and locks nothing that others need.
+async fn hold<P: Place>(
+    shop: &mut Shop<P>,
     worker: usize,
     portion: u64,
     left: &mut u64,
@@ -173,7 +195,7 @@ fn is_live(stats: &QueueStats, name: &str) -> bool {
         .any(|worker| worker.worker == name && worker.live > 0)
 }
 
-async fn holds_jobs(shop: &Shop, name: &str) -> anyhow::Result<bool> {
+async fn holds_jobs<P: Place>(shop: &Shop<P>, name: &str) -> anyhow::Result<bool> {
     let active = shop.store.active(JobId(0), MAX_BATCH).await?;
     Ok(active.iter().any(|job| job.worker.as_deref() == Some(name)))
 }

@@ -2,23 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
-use lockkit_db::queue::{
-    CompletedJob, JobId, JobStore as _, MAX_BATCH, QueueStats, SqliteStore, WorkerTotals,
-};
-use lockkit_db::sqlx::sqlite::SqliteConnectOptions;
-use lockkit_db::sqlx::{self, ConnectOptions as _, Row as _};
+use lockkit_db::queue::{CompletedJob, JobId, JobStore as _, MAX_BATCH, QueueStats, WorkerTotals};
 use lockkit_test::history::{OpId, Operation, Outcome, ProcessId, Time};
 use lockkit_test::total_queue::{self, Allowed, End, Op, Verdict};
 
 use crate::Options;
 use crate::crew::{Member, Record};
 use crate::nemesis::{self, Rage};
+use crate::place::{Db, Place};
 use crate::report::{Figures, LoadTest, NemesisFigures, Struck, WorkerFigures};
 use crate::words::{Task, TaskResult};
 use crate::worker::{self, Config};
@@ -46,7 +43,15 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Figures> {
         folder = tempfile::tempdir().context("a temporary folder cannot be made")?;
         folder.path().join("workshop.db")
     };
-    let mut shop = Shop::open(options, db).await?;
+    match Db::of(&db, options.durability)? {
+        Db::File(file) => run_at(file, options, db).await,
+        #[cfg(feature = "postgres")]
+        Db::Server(server) => run_at(server, options, db).await,
+    }
+}
+
+async fn run_at<P: Place>(place: P, options: &Options, db: PathBuf) -> anyhow::Result<Figures> {
+    let mut shop = Shop::open(place, options, db).await?;
     let load_tests = vec![shop.load_test(5).await?, shop.load_test(10).await?];
 
     let started = Instant::now();
@@ -62,27 +67,30 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Figures> {
 }
 
 /// The parent's side of the queue.
-pub(crate) struct Shop {
-    pub(crate) store: SqliteStore,
+pub(crate) struct Shop<P: Place> {
+    pub(crate) place: P,
+    pub(crate) store: P::Store,
     pub(crate) crew: Vec<Member>,
     pub(crate) rng: fastrand::Rng,
-    db: PathBuf,
     /// Of this run alone, so that others on the same file, before it or beside it, do no harm; the same
     /// goes for the workers' names.
-    queue: String,
+    pub(crate) queue: String,
     window: usize,
+    batch: usize,
     /// The number of each task, by its job.
     tasks: BTreeMap<i64, u64>,
     drawn: u64,
+    /// Whether workers of others have been seen.
+    shared: bool,
     progress: Progress,
 }
 
-impl Shop {
-    async fn open(options: &Options, db: PathBuf) -> anyhow::Result<Self> {
-        let store = SqliteStore::open_with(Config::store(&db, options.durability)).await?;
+impl<P: Place> Shop<P> {
+    async fn open(place: P, options: &Options, db: PathBuf) -> anyhow::Result<Self> {
         let queue = format!("workshop-{}-{}", std::process::id(), Time::now().0);
+        let store = place.open(&queue).await?;
         let mut crew = Vec::new();
-        let mut window = 0;
+        let (mut window, mut batch) = (0, 0);
         for number in 1..=options.workers as u32 {
             let config = Config {
                 db: db.clone(),
@@ -91,18 +99,20 @@ impl Shop {
                 slots: options.slots() as usize,
                 durability: options.durability,
             };
-            window = config.window();
+            (window, batch) = (config.window(), config.batch());
             crew.push(Member::start(number, &config)?);
         }
         let mut shop = Self {
+            place,
             store,
             crew,
             rng: fastrand::Rng::with_seed(options.seed),
-            db,
             queue,
             window,
+            batch,
             tasks: BTreeMap::new(),
             drawn: 0,
+            shared: false,
             progress: Progress::new(options),
         };
         let names: BTreeSet<_> = shop.crew.iter().map(|member| member.name.clone()).collect();
@@ -182,6 +192,7 @@ impl Shop {
             let stats = self.store.stats().await?;
             let done = self.done(&stats);
             self.progress.show(done);
+            self.shared |= self.sees_others(&stats);
             if happened(self, &stats).await? {
                 return Ok(());
             }
@@ -215,9 +226,21 @@ impl Shop {
         &self.crew[worker].name[self.queue.len() + 1..]
     }
 
+    /// What the names of this run's workers begin with, and those of no other.
+    pub(crate) fn workers(&self) -> String {
+        format!("{}-w", self.queue)
+    }
+
+    fn sees_others(&self, stats: &QueueStats) -> bool {
+        let names = self.workers();
+        let other = |totals: &WorkerTotals| totals.live > 0 && !totals.worker.starts_with(&names);
+        stats.workers.iter().any(other)
+    }
+
     /// Counted by worker, as other runs may be at work on the same file.
     fn done(&self, stats: &QueueStats) -> u64 {
-        let own = |totals: &&WorkerTotals| totals.worker.starts_with(&self.queue);
+        let names = self.workers();
+        let own = |totals: &&WorkerTotals| totals.worker.starts_with(&names);
         stats
             .workers
             .iter()
@@ -304,7 +327,8 @@ impl Shop {
             };
             untold.iter().filter(|(job, _)| by(*job)).count()
         });
-        let (live, integrity) = look(&self.db, &self.queue).await?;
+        let live = self.place.left(&self.queue).await?;
+        let integrity = self.place.integrity().await?;
         Ok(Figures {
             seed: options.seed,
             load_tests,
@@ -333,6 +357,8 @@ impl Shop {
             workers,
             checker,
             integrity,
+            whole: P::WHOLE,
+            shared: self.shared,
             seconds: elapsed.as_secs_f64(),
             per_second: options.tasks as f64 / elapsed.as_secs_f64(),
             wait_p50_ms: waits.value_at_quantile(0.5) as f64 / 1000.0,
@@ -373,6 +399,11 @@ impl Shop {
             done: totals.done,
             results: own().count() as u64,
             counted: (!killed).then_some(record.tally.done),
+            unheard: if P::ONE_TRANSACTION {
+                0
+            } else {
+                record.tally.lost * self.batch as u64
+            },
             retried: totals.retried,
             dead: totals.dead,
             given_back: totals.released,
@@ -461,6 +492,7 @@ impl Shop {
             locker: short(rage.locker),
             locked_ms: ms(rage.locked_at, rage.unlocked_at),
             all_back_ms: ms(rage.unlocked_at, rage.back_at),
+            cut: rage.cut,
             inside: rage.inside.len() as u64,
             inside_done: rage
                 .inside
@@ -512,28 +544,6 @@ fn accepted_completion(operation: &Operation<Op, ()>) -> Option<(i64, u64)> {
         } if operation.outcome == Outcome::Done(()) => Some((job.cast_signed(), epoch)),
         _ => None,
     }
-}
-
-/// What is left in the queue, by a count of the rows themselves, and what the database says of the file.
-async fn look(db: &Path, queue: &str) -> anyhow::Result<(u64, String)> {
-    let mut connection = SqliteConnectOptions::new()
-        .filename(db)
-        .read_only(true)
-        .connect()
-        .await?;
-    let left = "SELECT count(*) FROM lockkit_job
-        WHERE queue_id = (SELECT id FROM lockkit_queue WHERE name = ?1)";
-    let left = sqlx::query(left)
-        .bind(queue)
-        .fetch_one(&mut connection)
-        .await?;
-    let sound = sqlx::query("PRAGMA integrity_check")
-        .fetch_one(&mut connection)
-        .await?;
-    Ok((
-        left.try_get::<i64, _>(0)?.cast_unsigned(),
-        sound.try_get(0)?,
-    ))
 }
 
 /// A bar on a terminal, a line now and then elsewhere.

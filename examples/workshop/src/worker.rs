@@ -2,31 +2,28 @@
 //! lets the parent stop the process at a moment of its choice.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use lockkit_db::queue::{
-    Completion, Handler, HandlerResult, Job, NewJob, Settled, Settlement, SqliteOptions,
-    SqliteStore, TransactionalStore as _, Verdict, Worker,
+    Completion, Handler, HandlerResult, Job, JobId, NewJob, Settled, Settlement, Verdict, Worker,
 };
-use lockkit_db::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
-use lockkit_db::sqlx::{ConnectOptions as _, Connection as _};
-use lockkit_db::transaction::Tx;
 use lockkit_test::history::Time;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::sleep;
 
 use crate::Durability;
+use crate::place::{Db, Place};
 use crate::words::{End, Line, Order, Tally, Task, TaskResult};
 
 /// How long the store waits for a sign of life. Short, because the parent waits for its end.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
-/// How long an operation waits for the file: longer than anybody here keeps it locked.
+/// How long an operation waits for others' locks: longer than anybody here keeps one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How to start a worker process.
@@ -51,7 +48,7 @@ impl Config {
     }
 
     /// How many results share a commit at most.
-    fn batch(&self) -> usize {
+    pub(crate) fn batch(&self) -> usize {
         2 * self.slots
     }
 
@@ -59,19 +56,19 @@ impl Config {
     pub(crate) fn window(&self) -> usize {
         self.slots + self.prefetch() + self.batch()
     }
-
-    /// How the file is opened, here and by the parent.
-    pub(crate) fn store(db: &Path, durability: Durability) -> SqliteOptions {
-        SqliteOptions::new(db)
-            .durability(durability.into())
-            .patience(PATIENCE)
-    }
 }
 
 /// Works until it is told to stop, then finishes what it has begun.
 pub(crate) async fn work(config: Config) -> anyhow::Result<()> {
-    let options = Config::store(&config.db, config.durability);
-    let store = Arc::new(SqliteStore::open_with(options).await?);
+    match Db::of(&config.db, config.durability)? {
+        Db::File(file) => work_at(file, config).await,
+        #[cfg(feature = "postgres")]
+        Db::Server(server) => work_at(server, config).await,
+    }
+}
+
+async fn work_at<P: Place>(place: P, config: Config) -> anyhow::Result<()> {
+    let store = Arc::new(place.open(&config.name).await?);
     let worker = Worker::builder(Arc::clone(&store), run_task)
         .queue(&config.queue)
         .name(&config.name)
@@ -83,7 +80,7 @@ pub(crate) async fn work(config: Config) -> anyhow::Result<()> {
         .on_settled(tell_settled)
         .build()?;
 
-    let mut puppet = Puppet::new(config, Arc::clone(&store));
+    let mut puppet = Puppet::new(place, config, Arc::clone(&store));
     let mut fault = None;
     let stop = async {
         fault = tokio::select! {
@@ -155,16 +152,17 @@ fn say(line: &Line) {
 ///
 /// To stand still it keeps the process' only thread: what was said is then still true when the
 /// signal comes. A service has no need of this.
-struct Puppet {
+struct Puppet<P: Place> {
+    place: P,
     config: Config,
-    store: Arc<SqliteStore>,
+    store: Arc<P::Store>,
     orders: UnboundedReceiver<Order>,
     go: mpsc::Receiver<()>,
 }
 
-impl Puppet {
+impl<P: Place> Puppet<P> {
     /// Starts to listen on standard input.
-    fn new(config: Config, store: Arc<SqliteStore>) -> Self {
+    fn new(place: P, config: Config, store: Arc<P::Store>) -> Self {
         let (order, orders) = unbounded_channel();
         let (going, go) = mpsc::channel();
         // Ends with the process, or at the end of the input, which drops both channels.
@@ -181,6 +179,7 @@ impl Puppet {
             }
         });
         Self {
+            place,
             config,
             store,
             orders,
@@ -189,14 +188,14 @@ impl Puppet {
     }
 
     /// Obeys until it is told to drain, or until nobody is there to tell.
-    async fn obey<H: Handler>(&mut self, worker: &Worker<SqliteStore, H>) -> anyhow::Result<()> {
+    async fn obey<H: Handler>(&mut self, worker: &Worker<P::Store, H>) -> anyhow::Result<()> {
         while let Some(order) = self.orders.recv().await {
             match order {
-                Order::Hold => self.hold(worker).await,
+                Order::Hold => self.hold(worker).await?,
                 Order::Lock(tasks) => self
                     .lock(&tasks)
                     .await
-                    .context("in the transaction that locks the file")?,
+                    .context("in the transaction that keeps all others out")?,
                 Order::Go => {}
                 Order::Drain => break,
             }
@@ -204,10 +203,10 @@ impl Puppet {
         Ok(())
     }
 
-    /// Stands still outside any write transaction, while jobs run and results are not settled.
-    async fn hold<H: Handler>(&self, worker: &Worker<SqliteStore, H>) {
+    /// Stands still while jobs run and results are not settled, and neither in a transaction.
+    async fn hold<H: Handler>(&self, worker: &Worker<P::Store, H>) -> anyhow::Result<()> {
         loop {
-            let held = self.store.hold_writes().await;
+            let held = self.place.hold(&self.store, &self.config.name).await?;
             // Nothing is claimed or settled now: of the jobs at hand some will end while others
             // run, or there are too few and it takes another round.
             loop {
@@ -215,7 +214,7 @@ impl Puppet {
                 if stats.running > 0 && stats.unsettled > 0 {
                     say(&Line::Held(Tally::from(stats)));
                     self.stand_still();
-                    return;
+                    return Ok(());
                 }
                 if stats.running + stats.prefetched == 0 {
                     break;
@@ -229,22 +228,12 @@ impl Puppet {
 
     /// Puts tasks in as part of a transaction of its own, and stands still before the commit.
     async fn lock(&self, tasks: &[Task]) -> anyhow::Result<()> {
-        let mut connection = SqliteConnectOptions::new()
-            .filename(&self.config.db)
-            .journal_mode(SqliteJournalMode::Wal)
-            .busy_timeout(PATIENCE)
-            .connect()
-            .await?;
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let jobs = jobs(tasks)?;
-        let mut joined = Tx::join(&mut *transaction)?;
-        let queue = &self.config.queue;
-        let ids = self.store.enqueue_in(&mut joined, queue, &jobs).await?;
-        say(&Line::Inside(ids.into_iter().map(|id| id.0).collect()));
-        self.stand_still();
-        transaction.commit().await?;
-        connection.close().await?;
-        Ok(())
+        let inside = |ids: Vec<JobId>| {
+            say(&Line::Inside(ids.into_iter().map(|id| id.0).collect()));
+            self.stand_still();
+        };
+        let (store, queue) = (&self.store, &self.config.queue);
+        self.place.lock(store, queue, &jobs(tasks)?, inside).await
     }
 
     fn stand_still(&self) {

@@ -100,6 +100,41 @@ fn a_bad_database_is_refused_and_left_as_it_was() {
     }
 }
 
+#[cfg(not(feature = "postgres"))]
+#[test]
+fn a_server_is_refused_by_a_workshop_that_knows_only_files() {
+    let refusal = refusal(&workshop(&["--db", "postgres://user@localhost/shop"]), 1);
+    assert!(refusal.contains("--features postgres"), "{refusal}");
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn a_bad_server_is_refused_without_its_password() {
+    for (args, problem) in [
+        (
+            &["--db", "postgres://user:secret@localhost:none/shop"][..],
+            "not the address",
+        ),
+        (
+            &["--db", "postgres://user:secret@localhost:1/shop"],
+            "database",
+        ),
+        (
+            &[
+                "--durability",
+                "normal",
+                "--db",
+                "postgres://user:secret@localhost:1/shop",
+            ],
+            "--durability normal",
+        ),
+    ] {
+        let refusal = refusal(&workshop(args), 1);
+        assert!(refusal.contains(problem), "{refusal}");
+        assert!(!refusal.contains("secret"), "{refusal}");
+    }
+}
+
 #[test]
 fn a_worker_process_tells_why_it_cannot_begin() {
     let folder = tempfile::tempdir().unwrap();

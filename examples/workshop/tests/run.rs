@@ -25,12 +25,13 @@ fn figures(args: &[&str]) -> Value {
     figures
 }
 
-#[test]
-fn nothing_is_lost_while_workers_are_killed_and_paused() {
-    let figures = figures(&["--tasks", "600", "--seed", "7"]);
+/// Runs all of it, alone.
+fn nothing_is_lost(args: &[&str]) -> Value {
+    let figures = figures(&[&["--tasks", "600"], args].concat());
     assert_eq!(figures["tasks"], 5 + 10 + 600 + 5);
     assert_eq!(figures["done"], figures["tasks"]);
     assert_eq!(figures["lock_errors"], 0);
+    assert_eq!(figures["shared"], false);
     let nemesis = &figures["nemesis"];
     for at_least_one in [
         &nemesis["killed"]["running"],
@@ -40,6 +41,66 @@ fn nothing_is_lost_while_workers_are_killed_and_paused() {
         &nemesis["done_after_pause"],
     ] {
         assert!(at_least_one.as_u64().unwrap() > 0, "{nemesis}");
+    }
+    figures
+}
+
+#[test]
+fn nothing_is_lost_while_workers_are_killed_and_paused() {
+    let figures = nothing_is_lost(&["--seed", "7"]);
+    assert_eq!(figures["integrity"], "ok");
+}
+
+/// Each of them locks the file for all of them.
+#[test]
+fn runs_beside_each_other_bear_what_is_done_to_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("workshop.db");
+    let db = db.to_str().unwrap();
+    std::thread::scope(|scope| {
+        for seed in ["1", "2", "3"] {
+            scope.spawn(move || {
+                let figures = figures(&["--tasks", "600", "--seed", seed, "--db", db]);
+                assert_eq!(figures["done"], 5 + 10 + 600 + 5);
+                assert_eq!(figures["shared"], true);
+            });
+        }
+    });
+}
+
+#[cfg(feature = "postgres")]
+mod on_a_server {
+    use lockkit_test::postgres::Cluster;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_lost_while_workers_are_killed_and_cut_off() {
+        let database = Cluster::shared().database().await;
+        let url = database.url();
+        let run = move || nothing_is_lost(&["--seed", "7", "--db", &url]);
+        let figures = tokio::task::spawn_blocking(run).await.unwrap();
+        // Each of three workers has one to write, one for its heartbeat and one that listens, at least.
+        let cut = figures["nemesis"]["cut"].as_u64().unwrap();
+        assert!(cut >= 9, "{cut}");
+    }
+
+    #[tokio::test]
+    async fn runs_beside_each_other_and_after_each_other_count_their_own() {
+        let database = Cluster::shared().database().await;
+        let url = database.url();
+        let args = ["--tasks", "30", "--no-nemesis", "--workers", "1", "--db"];
+        let args = [&args[..], &[url.as_str()]].concat();
+        let run = || {
+            let figures = figures(&args);
+            assert_eq!(figures["done"], 5 + 10 + 30);
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(run);
+            }
+        });
+        run();
     }
 }
 
