@@ -70,6 +70,10 @@ pub(crate) struct Kept {
 pub(crate) struct Warden {
     name: &'static str,
     folder: PathBuf,
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "only Redis is crashed by it")
+    )]
     last: &'static str,
     /// Its end is what the shell waits for.
     words: Mutex<ChildStdin>,
@@ -160,11 +164,13 @@ impl Warden {
     }
 
     /// Ends it as a crash does.
+    #[cfg(feature = "redis")]
     pub(crate) fn crash(&self) -> Result<(), ServerFailed> {
         self.end(self.last)
     }
 
     /// Sends it a signal.
+    #[cfg(feature = "redis")]
     pub(crate) fn send(&self, signal: &str) -> Result<(), ServerFailed> {
         self.write(&format!("send {signal}"))
     }
