@@ -67,8 +67,9 @@ CREATE TABLE lockkit_worker (
 --   state 3 settled    done, by a transaction of its handler's, under the same (id, epoch): nobody is to do it
 --                      any more, and it is here until it is counted
 -- epoch only ever grows; with the id it is the fence that every later write has to show.
--- A third of each page is left free for the new versions that claims make. Dead versions are as many
--- as jobs, so vacuum comes after a share of them that does not grow with the backlog, and does not pause.
+-- Half of each page is left free for the new versions that claims make, one of each job: beside the old one it is
+-- logged without the payload, and the table does not grow. Dead versions are as many as jobs, so vacuum comes after a
+-- share of them that does not grow with the backlog, and does not pause.
 CREATE TABLE lockkit_job (
     id           bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     run_at       bigint NOT NULL,
@@ -91,7 +92,7 @@ CREATE TABLE lockkit_job (
     -- Of the queue's jobs one at most has it. A running one loses it to one that is enqueued meanwhile.
     unique_key   text
 ) WITH (
-    fillfactor = 70,
+    fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0

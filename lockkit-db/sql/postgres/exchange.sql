@@ -10,7 +10,8 @@
 -- The state is compared as a sum, which the index of owners cannot serve: the planner would take an old
 -- estimate's word and walk, for each acknowledgement, all that the session holds.
 -- One that a transaction has settled is taken off and counted like any other, once.
--- For the claim, see claim.sql.
+-- What is known of the session is looked up by itself, once, and not joined to each job; and the places are compared
+-- only where there are fewer jobs than acknowledgements. For the claim, see claim.sql.
 WITH me AS MATERIALIZED (
     SELECT t.session_id, n.ms, t.last_batch, t.last_size, t.last_stale,
            lockkit_lives(s.lease_until, n.ms) AS lives,
@@ -20,25 +21,28 @@ WITH me AS MATERIALIZED (
     FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
     WHERE t.session_id = $1::bigint
     FOR NO KEY UPDATE OF t
-), ack AS MATERIALIZED (
-    SELECT * FROM unnest($3::bigint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS a (id, epoch, busy, place)
 ), gone AS (
     DELETE FROM lockkit_job AS j
-    USING me, ack AS a
-    WHERE me.is_new AND j.id = a.id
-      AND j.epoch = a.epoch AND j.state + 0 IN (1, 3) AND j.session_id = me.session_id
+    USING unnest($3::bigint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS a (id, epoch, busy, place)
+    WHERE (SELECT is_new FROM me) AND j.id = a.id
+      AND j.epoch = a.epoch AND j.state + 0 IN (1, 3) AND j.session_id = $1
     RETURNING a.place, a.busy
+), sums AS MATERIALIZED (
+    SELECT count(*) AS done, coalesce(sum(busy), 0) AS busy FROM gone
 ), refused AS MATERIALIZED (
-    SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM gone) ORDER BY place) AS places
+    SELECT CASE WHEN sums.done = cardinality($3) THEN '{}' ELSE ARRAY(
+        SELECT place FROM generate_series(1, cardinality($3)::bigint) AS a (place)
+        WHERE place NOT IN (SELECT place FROM gone) ORDER BY place) END AS places
+    FROM sums
 ), counted AS (
     UPDATE lockkit_tally AS t
     SET last_batch = CASE WHEN me.is_new THEN $2 ELSE t.last_batch END,
         last_size = CASE WHEN me.is_new THEN cardinality($3) ELSE t.last_size END,
         last_stale = CASE WHEN me.is_new THEN refused.places ELSE t.last_stale END,
         last_claim = CASE WHEN me.may_claim THEN greatest(t.last_claim, $12) ELSE t.last_claim END,
-        done = t.done + (SELECT count(*) FROM gone),
-        busy_us = least(t.busy_us + (SELECT coalesce(sum(busy), 0) FROM gone), 9223372036854775807)
-    FROM me, refused
+        done = t.done + sums.done,
+        busy_us = least(t.busy_us + sums.busy, 9223372036854775807)
+    FROM me, refused, sums
     WHERE t.session_id = me.session_id AND (me.is_new OR me.may_claim)
 ), ahead AS MATERIALIZED (
     SELECT id FROM lockkit_job
