@@ -4,14 +4,13 @@
 //! is held, as the loops by hand do; where it takes the pool, that is part of its cost. PostgreSQL is a cluster of
 //! this run's own, reached through a Unix socket. Every commit is durable, on both databases.
 
-use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lockkit_db::cas::{Loaded, Outcome, Table, Version};
 use lockkit_db::sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
@@ -19,13 +18,13 @@ use lockkit_db::sqlx::sqlite::{
 use lockkit_db::sqlx::{self, ConnectOptions as _, Connection as _, Executor as _};
 use lockkit_db::{Error, optimistic, retry_tx};
 use lockkit_test::postgres::{Cluster, Settings};
-use rustix::param::clock_ticks_per_second;
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinSet, block_in_place};
 
 use crate::Measured;
 use crate::race::{self, Args, Note, Row, Waits};
+use crate::server::{family_cpu_time, postmaster};
 
 /// Rows of the tables that nobody fights for.
 const ROWS: i64 = 1000;
@@ -483,41 +482,4 @@ fn note(row: &str, given_up: &GivenUp) -> Note {
         missed: (lockkit > 0).then(|| line.clone()),
         line,
     }
-}
-
-// === what the server takes of the processors ===
-
-fn postmaster(cluster: &Cluster) -> Result<u32> {
-    let folder = cluster
-        .folder()
-        .context("the server is this process's own")?;
-    let file = fs::read_to_string(folder.join("data/postmaster.pid"))?;
-    let pid = file.lines().next().context("postmaster.pid is empty")?;
-    Ok(pid.trim().parse()?)
-}
-
-/// Of a process and its children, those that have ended included.
-fn family_cpu_time(parent: u32) -> Result<Duration> {
-    let mut ticks = 0;
-    for entry in fs::read_dir("/proc")?.flatten() {
-        // Processes come and go meanwhile.
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        let Some((name, rest)) = stat.rsplit_once(") ") else {
-            continue;
-        };
-        let pid: u32 = name.split(' ').next().unwrap_or_default().parse()?;
-        // state ppid … utime stime cutime cstime, the latter from the 12th on
-        let fields: Vec<&str> = rest.split(' ').collect();
-        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
-        if pid == parent {
-            ticks += (11..15).filter_map(number).sum::<u64>();
-        } else if number(1) == Some(parent.into()) {
-            ticks += (11..13).filter_map(number).sum::<u64>();
-        }
-    }
-    Ok(Duration::from_secs_f64(
-        ticks as f64 / clock_ticks_per_second() as f64,
-    ))
 }

@@ -5,6 +5,7 @@
 //! Processes that are measured are this same program, started with a hidden subcommand.
 
 mod flight;
+mod jobs;
 mod keyed;
 mod locking;
 mod machine;
@@ -13,6 +14,7 @@ mod pool;
 mod queue;
 mod race;
 mod semaphore;
+mod server;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +44,8 @@ struct Cli {
 enum What {
     /// Claim and acknowledge on SQLite, against bare rusqlite with the same statements.
     Queue(queue::Args),
+    /// The job queue on PostgreSQL, against pgbench with the same tables and against other queues.
+    Jobs(jobs::Args),
     /// The memory of a worker's process over a million jobs.
     Memory(memory::Args),
     /// Acquire and drop, against tokio's semaphore and async-lock's.
@@ -56,6 +60,8 @@ enum What {
     Locking(race::Args),
     #[command(hide = true)]
     QueueChild(queue::claimer::Args),
+    #[command(hide = true)]
+    JobsChild(jobs::child::Args),
     #[command(hide = true)]
     MemoryChild(memory::ChildArgs),
     #[command(hide = true)]
@@ -90,6 +96,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<bool> {
     let asked = match cli.what {
         Some(What::QueueChild(args)) => return queue::claimer::run(&args).map(|()| true),
+        Some(What::JobsChild(args)) => return jobs::child::run(&args).map(|()| true),
         Some(What::MemoryChild(args)) => return memory::child(&args).map(|()| true),
         Some(What::SemaphoreChild(args)) => return semaphore::child(&args).map(|()| true),
         Some(What::PoolChild) => return pool::child().map(|()| true),
@@ -97,6 +104,7 @@ fn run(cli: Cli) -> Result<bool> {
         Some(what) => vec![what],
         None => vec![
             What::Queue(queue::Args::default()),
+            What::Jobs(jobs::Args::default()),
             What::Memory(memory::Args::default()),
             What::Semaphore(race::Args::default()),
             What::Pool(race::Args::default()),
@@ -122,6 +130,7 @@ fn run(cli: Cli) -> Result<bool> {
     for what in asked {
         measured.push(match what {
             What::Queue(args) => runtime.block_on(queue::run(&args, folder.path()))?,
+            What::Jobs(args) => runtime.block_on(jobs::run(&args))?,
             What::Memory(args) => runtime.block_on(memory::run(&args, folder.path()))?,
             What::Semaphore(args) => semaphore::run(&args)?,
             What::Pool(args) => pool::run(&args)?,
