@@ -125,3 +125,76 @@ fn waits_with_a_time_out_can_be_spawned() {
     spawnable(&mutex.lock_timeout_owned(1, Duration::ZERO));
     sendable(&mutex.lock_timeout(1, Duration::ZERO));
 }
+
+#[cfg(feature = "tokio")]
+mod lease {
+    use std::time::Duration;
+
+    use lockkit_core::lease::{
+        AcquireError, AttachError, Attempt, ExtendError, Guard, InputError, InspectError, Key,
+        LockRequest, Locker, LockerBuilder, LockerError, Loss, Lost, MemoryStore, MemoryWatch, Ran,
+        StoreError, Ticket, Token, View, WaitEnded,
+    };
+
+    use super::*;
+
+    #[test]
+    fn locks_of_a_store_cross_threads() {
+        task::<Locker<MemoryStore>>();
+        sync::<Locker<MemoryStore>>();
+        task::<LockerBuilder<MemoryStore>>();
+        send::<LockRequest<'_, MemoryStore>>();
+        task::<Attempt<MemoryStore>>();
+        task::<Guard<MemoryStore>>();
+        sync::<Guard<MemoryStore>>();
+        task::<View>();
+        sync::<View>();
+        task::<WaitEnded>();
+        send::<Lost<'_>>();
+        task::<Ticket>();
+        sync::<Ticket>();
+        task::<Token>();
+        sync::<Key>();
+        task::<MemoryWatch>();
+        sync::<MemoryStore>();
+    }
+
+    #[test]
+    fn who_waits_for_the_end_can_be_polled_where_he_lies() {
+        unpin::<WaitEnded>();
+        unpin::<Lost<'_>>();
+        unpin::<Guard<MemoryStore>>();
+    }
+
+    #[test]
+    fn errors_of_locks_travel() {
+        error::<AcquireError>();
+        error::<AttachError>();
+        error::<ExtendError>();
+        error::<InputError>();
+        error::<InspectError>();
+        error::<LockerError>();
+        error::<Loss>();
+        error::<StoreError>();
+    }
+
+    fn spawnable<T: Send + 'static>(_: T) {}
+    fn sendable<T: Send>(_: T) {}
+
+    #[tokio::test]
+    async fn what_waits_for_a_store_can_be_spawned() {
+        let locker = Locker::new(MemoryStore::new()).unwrap();
+        sendable(locker.lock("k").acquire());
+        sendable(locker.lock("k").try_acquire());
+        sendable(locker.lock("k").run(|_| async {}));
+        sendable(locker.inspect("k"));
+        let guard = locker.lock("k").acquire().await.unwrap();
+        sendable(guard.extend(Duration::from_secs(1)));
+        spawnable(guard.release());
+        let owned = locker.clone();
+        spawnable(async move {
+            let ran = owned.lock("k").run(|_| async {}).await;
+            matches!(ran, Ok(Ran::Finished { .. }))
+        });
+    }
+}

@@ -2,6 +2,9 @@
 
 #[path = "cancel/keyed.rs"]
 mod keyed;
+#[cfg(feature = "tokio")]
+#[path = "cancel/lease.rs"]
+mod lease;
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Random histories against a naive model: a count and a queue for the semaphore and for each key, plain sums
-//! for retries, a map for single flights.
+//! for retries, a map for single flights, and what was written down for leases.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,9 @@ use proptest::prelude::*;
 
 #[path = "model/keyed.rs"]
 mod keyed;
+#[cfg(feature = "tokio")]
+#[path = "model/lease.rs"]
+mod lease;
 #[path = "model/order.rs"]
 mod order;
 #[path = "model/single_flight.rs"]

@@ -285,7 +285,7 @@ impl Keeper {
         let live = matches!(self.state, State::Held | State::Renewing { .. });
         if live && self.deadline() <= now {
             self.state = State::Lost(match self.hold_until {
-                Some(most) if most <= now => Loss::MaxHold,
+                Some(most) if most <= self.until => Loss::MaxHold,
                 _ => Loss::Expired,
             });
         }

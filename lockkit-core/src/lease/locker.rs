@@ -681,6 +681,9 @@ impl<'a, S: LeaseStore> Series<'a, S> {
     fn granted(&mut self, fence: Fence, sent: Instant) -> Asked<S> {
         let keeper = Keeper::granted(self.terms, sent, now());
         self.granted = true;
+        if self.home.shared.store.resends() {
+            self.ghost_until = Some(sent + self.terms.settle);
+        }
         let guard = Guard::new(
             Arc::clone(self.home),
             self.spec.key.clone(),

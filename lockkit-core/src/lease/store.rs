@@ -101,6 +101,14 @@ pub trait LeaseStore: Send + Sync + 'static {
         Duration::from_secs(5)
     }
 
+    /// Whether the store's client may send a step twice without saying so, as those of clusters do. The second
+    /// copy of an acquire may then take the lock after it was released, for nobody and for a TTL; so each lock is
+    /// released once more when the first acquire has [settled](Self::settle). After a step whose answer was
+    /// lost that is done anyway. The default is `false`.
+    fn resends(&self) -> bool {
+        false
+    }
+
     /// The most entries of a batch.
     const MAX_BATCH: usize = 100;
 }

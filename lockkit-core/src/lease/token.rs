@@ -76,7 +76,6 @@ mod tests {
 
     use super::*;
 
-    // Mutant: D11
     #[test]
     fn no_two_are_alike() {
         let tokens: HashSet<_> = (0..10_000).map(|_| Token::new()).collect();

@@ -109,3 +109,21 @@ async fn a_release_that_is_dropped_is_finished_in_the_background() {
     settle().await;
     assert!(is_free(&store, "k").await);
 }
+
+/// Nobody can know of the second one but the client that has sent it.
+// Mutant: D29
+#[tokio::test(start_paused = true)]
+async fn the_ghost_of_an_acquire_that_was_doubled_leaves_no_lock() {
+    let store = store();
+    let locker = Locker::builder(Mute(store.clone()))
+        .ttl(SECOND * 60)
+        .build()
+        .unwrap();
+    store.inject(Op::Acquire, Fault::Twice(SECOND * 4));
+    let guard = locker.lock("k").acquire().await.unwrap();
+    let _ = guard.release().await;
+    sleep(SECOND * 4 + MS).await;
+    assert!(!is_free(&store, "k").await, "the ghost has it");
+    sleep(SECOND).await;
+    assert!(is_free(&store, "k").await);
+}

@@ -41,6 +41,7 @@ async fn a_success_that_is_heard_too_late_is_not_believed() {
     assert!(!guard.is_valid());
 }
 
+// Mutant: D42
 #[tokio::test(start_paused = true)]
 async fn two_renewals_that_are_lost_do_no_harm() {
     let store = store();
@@ -80,6 +81,7 @@ async fn a_lock_that_the_store_has_forgotten_is_lost_at_the_next_renewal() {
     assert_eq!(store.calls(Op::Release), 0);
 }
 
+// Mutant: D41
 #[tokio::test(start_paused = true)]
 async fn a_lock_is_held_no_longer_than_it_may_be() {
     let store = store();
@@ -173,6 +175,7 @@ async fn who_is_told_of_the_end_is_the_task_that_polled_last() {
 }
 
 /// A lock that is given back is not lost, though the store says so to a renewal that was under way.
+// Mutant: D34
 #[tokio::test(start_paused = true)]
 async fn nobody_hears_of_a_loss_who_gives_the_lock_back() {
     let store = store();

@@ -55,7 +55,7 @@ async fn settle() {
     }
 }
 
-/// A store that does not tell when a lock is free.
+/// A store that does not tell when a lock is free, and whose client may send what it sends twice.
 #[derive(Clone)]
 struct Mute(MemoryStore);
 
@@ -80,5 +80,9 @@ impl LeaseStore for Mute {
 
     async fn inspect(&self, key: &Key) -> Result<Option<Status>, StoreError> {
         self.0.inspect(key).await
+    }
+
+    fn resends(&self) -> bool {
+        true
     }
 }

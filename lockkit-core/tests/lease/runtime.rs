@@ -13,6 +13,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_time().build().unwrap()
 }
 
+// Mutant: D53
 #[tokio::test(start_paused = true)]
 async fn the_tasks_end_with_the_last_handle() {
     let store = store();
@@ -50,6 +51,7 @@ async fn a_thousand_lockers_leave_no_task() {
     assert_eq!(tasks(), before);
 }
 
+// Mutant: D50
 #[test]
 fn a_guard_that_outlives_its_runtime_ends_with_its_ttl() {
     let store = MemoryStore::new();

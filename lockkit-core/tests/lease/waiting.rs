@@ -68,6 +68,7 @@ async fn a_store_that_does_not_tell_is_asked_again_and_again() {
 }
 
 /// What is released between the first answer and the watch would be heard by nobody.
+// Mutant: D51
 #[tokio::test(start_paused = true)]
 async fn whoever_has_begun_to_listen_asks_once_more() {
     let store = store();
@@ -85,6 +86,7 @@ async fn whoever_has_begun_to_listen_asks_once_more() {
     assert_eq!(begun.elapsed(), SECOND);
 }
 
+// Mutant: D52
 #[tokio::test(start_paused = true)]
 async fn of_those_who_wait_in_one_process_one_asks_and_all_are_served_in_order() {
     let store = store();
@@ -257,6 +259,7 @@ async fn what_a_store_refuses_is_not_tried_again() {
     assert_eq!(store.calls(Op::Acquire), 1);
 }
 
+// Mutant: D21
 #[tokio::test(start_paused = true)]
 async fn an_acquire_whose_reply_is_lost_finds_its_own_lock() {
     let store = store();
@@ -284,6 +287,7 @@ async fn a_store_that_comes_back_within_the_wait_is_waited_for() {
 }
 
 /// An acquire that was answered when its time was over already is no lock.
+// Mutant: D23
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_comes_too_late_is_not_handed_out() {
     let store = store();
@@ -298,6 +302,7 @@ async fn a_grant_that_comes_too_late_is_not_handed_out() {
     assert_eq!(store.calls(Op::Acquire), 3);
 }
 
+// Mutant: D7
 #[tokio::test(start_paused = true)]
 async fn validity_counts_from_before_the_message() {
     let store = store();

@@ -4,7 +4,11 @@
 #![cfg(lockkit_loom)]
 
 mod keyed;
+mod lease;
 mod retry;
 mod runner;
 mod semaphore;
 mod single_flight;
+
+/// Where the sources that are taken in by path look for it.
+use lockkit_core::sync;
