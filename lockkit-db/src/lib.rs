@@ -50,6 +50,7 @@
 //!
 //! None by default; without any, the crate is its errors and needs neither sqlx nor tokio.
 //! - `queue`: the job queue, on tokio, with the store in memory.
+//! - `metrics`: the numbers of workers, for the recorder of the crate `metrics` that the program has installed.
 //! - `json`: payloads and results of jobs that are values, as JSON.
 //! - `postgres`: PostgreSQL (13 or newer) through [`sqlx`].
 //! - `sqlite`: SQLite through [`sqlx`], built in (3.51.3 or newer is asserted when a file is opened).

@@ -2,6 +2,9 @@
 
 mod builder;
 mod handler;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod observe;
 mod session;
 
 use std::fmt;
@@ -18,10 +21,9 @@ pub use self::builder::WorkerBuilder;
 pub use self::handler::{Completion, Handler, HandlerResult, Job};
 use self::session::End;
 use super::claims::{Claims, Held};
-use super::job::MAX_ERROR;
 use super::store::{JobStore, Session};
 use super::{Ack, Settlement, Verdict};
-use crate::error::{Error, chain_of_causes};
+use crate::Error;
 
 /// Runs the jobs of one queue.
 ///
@@ -35,6 +37,28 @@ use crate::error::{Error, chain_of_causes};
 /// clock before the store gives its jobs to others: it begins nothing more, drops what it had
 /// claimed ahead, cancels running handlers, and then opens a new session. Results that were
 /// already on their way are still offered; the store refuses them if the lease was over.
+///
+/// # What it tells
+///
+/// By `tracing`, under the target `lockkit_db::queue`: a span `process` for each run of a handler, in which the handler
+/// runs (`queue`, `job.id`, `kind`, `attempt`, `epoch`, `worker`, `session`, and at its end `outcome`), and at the level
+/// debug a span `exchange` for each round trip (`acks`, `asked`, `claimed`, `stale`, `latency_us`); events of sessions that
+/// open, close and are lost, of jobs that have failed for good, of acknowledgements that came too late, and of calls of the store that failed.
+///
+/// With the feature `metrics`, by the crate `metrics` to the recorder that the program has installed:
+///
+/// | name | what | labels |
+/// |---|---|---|
+/// | `lockkit_sessions_total`, `lockkit_sessions_lost_total` | counters of sessions | `worker` |
+/// | `lockkit_jobs_claimed_total` | a counter | `worker`, `queue` |
+/// | `lockkit_jobs_settled_total` | a counter of claims that ended, as the store told it: `done`, `retry` (the last attempt's too), `dead`, `released`, `snoozed`, `cancelled`, `stale`, `unknown` | `worker`, `outcome` |
+/// | `lockkit_store_errors_total` | a counter of calls of the store that failed: `busy`, `unknown`, `failed` | `worker`, `kind` |
+/// | `lockkit_job_run_seconds` | a histogram of handlers' times; `outcome` is what is offered to the store | `worker`, `queue`, `kind`, `outcome` |
+/// | `lockkit_job_wait_seconds` | a histogram of the time from when a job was ready to when its handler began | `worker`, `queue` |
+/// | `lockkit_exchange_seconds` | a histogram of answered exchanges with the store | `worker` |
+/// | `lockkit_jobs_running`, `lockkit_jobs_prefetched`, `lockkit_jobs_unsettled` | gauges: handlers, jobs claimed ahead, acknowledgements under way | `worker` |
+///
+/// Neither tells of payloads, results, or handlers' errors. Where nobody listens, a span costs a look at a flag.
 ///
 /// # Example
 ///
@@ -146,7 +170,6 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
                     End::Stopped => break,
                     End::Lost => {
                         self.shared.stats.lock().lost += 1;
-                        tracing::warn!("the lease is lost; opening a new session");
                     }
                 }
             }
@@ -209,10 +232,7 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
     }
 
     fn count_error(&self, error: &Error) {
-        tracing::warn!(
-            error = chain_of_causes(error, MAX_ERROR),
-            "the job store failed a call"
-        );
+        observe::store_failed(&self.config.name, error);
         let mut stats = self.stats.lock();
         match error {
             Error::Busy { .. } => stats.busy_errors += 1,

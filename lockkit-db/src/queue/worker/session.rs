@@ -15,8 +15,10 @@ use lockkit_pool::WorkerPool;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::builder::Config;
+use super::observe::Observer;
 use super::{Completion, Handler, HandlerResult, Job, Settled, Shared};
 use crate::Error;
 use crate::error::chain_of_causes;
@@ -51,6 +53,7 @@ struct Desk<S, H> {
     shared: Arc<Shared<S, H>>,
     session: Session,
     claims: Arc<Claims>,
+    observer: Observer,
     lease: SessionLease<Instant>,
     /// Cancelled when the lease is lost.
     lost: CancellationToken,
@@ -90,6 +93,7 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
         *self.claims.lock() = Some(Arc::clone(&claims));
         let desk = Arc::new(Desk {
             shared: Arc::clone(self),
+            observer: Observer::opened(&config.name, session.id),
             session,
             claims,
             lease: SessionLease::new(sent + config.trust()),
@@ -135,6 +139,7 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
             tracing::warn!(?held, "a session ended with claims that are not settled");
         }
         if desk.lost.is_cancelled() {
+            desk.observer.ended(true);
             return Some(End::Lost);
         }
         // The heartbeat goes on until here, so that a slow drain keeps its lease.
@@ -142,6 +147,7 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
         {
             self.count_error(&error);
         }
+        desk.observer.ended(false);
         Some(End::Stopped)
     }
 }
@@ -226,7 +232,12 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             #[cfg(any(feature = "postgres", feature = "sqlite"))]
             in_doubt: Arc::clone(&in_doubt),
         };
-        let run = AssertUnwindSafe(async { self.shared.handler.handle(job).await }).catch_unwind();
+        let queue = &*self.config().queue;
+        let span = self.observer.run(queue, &claim);
+        self.observer.holds(|| self.claims.held());
+        let run = AssertUnwindSafe(async { self.shared.handler.handle(job).await })
+            .catch_unwind()
+            .instrument(span.clone());
         let result = tokio::select! {
             biased;
             // Disowned: the store gives the job to somebody else.
@@ -245,7 +256,10 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 error: format!("the handler's answer is invalid: {error}"),
             };
         }
+        self.observer
+            .ran(&span, queue, &claim, &ack.verdict, ack.busy);
         started.finish(ack, Instant::now().into_std());
+        self.observer.holds(|| self.claims.held());
     }
 
     /// What a handler's end says of its job.
@@ -331,7 +345,9 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             let store = &self.shared.store;
             let exchange = store.exchange(&self.session, batch.as_deref(), claim.as_ref());
             let limit = EXCHANGE_LIMIT.max(self.config().lease * 2);
-            let Ok(exchange) = timeout(limit, exchange).await else {
+            let span = self.observer.exchange(batch.as_deref(), claim.as_ref());
+            let sent = Instant::now();
+            let Ok(exchange) = timeout(limit, exchange.instrument(span.clone())).await else {
                 // It holds jobs that nobody can settle.
                 tracing::warn!(?limit, "the job store does not answer");
                 self.lease.lose();
@@ -345,12 +361,15 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 Ok(exchange) => {
                     pause = Duration::from_millis(5);
                     failures = 0;
+                    self.observer
+                        .exchanged(&span, claim.as_ref(), &exchange, sent.elapsed());
                     if let Some(claim) = claim {
                         again = false;
                         self.shared.stats.lock().claimed += exchange.claimed.len() as u64;
                         self.claims
                             .deliver(exchange.claimed, claim.n, Instant::now().into_std());
                     }
+                    self.observer.holds(|| self.claims.held());
                     let Some(seq) = batch.map(|batch| batch.seq) else {
                         continue;
                     };
@@ -363,8 +382,10 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                         }
                         let settled = Settled { ack, settlement };
                         self.shared.count_settled(&settled);
+                        self.observer.settled(&settled);
                         (self.shared.on_settled)(&settled);
                     }
+                    self.observer.holds(|| self.claims.held());
                 }
                 Err(error) => {
                     // The batch stays where it is and is sent again under its number, and so is
