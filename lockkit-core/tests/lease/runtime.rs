@@ -70,7 +70,8 @@ fn a_guard_that_outlives_its_runtime_ends_with_its_ttl() {
     let second = runtime();
     second.block_on(async {
         // Who waits for the end does it in a runtime of his own.
-        assert_eq!(kept.lost().await, Loss::Expired);
+        let lost = tokio::time::timeout(SECOND * 20, kept.lost()).await;
+        assert_eq!(lost, Ok(Loss::Expired));
         assert!(!kept.is_valid());
         // By the store's clock no time has passed.
         assert!(!is_free(&store, "left").await && !is_free(&store, "kept").await);

@@ -433,10 +433,14 @@ mod protocol {
             }
         }
 
-        fn valid(&self) -> Vec<Fence> {
+        /// Who believes in the lock, and for how much longer in true time.
+        fn valid(&self) -> Vec<(Fence, Duration)> {
             let valid = |party: &Party| {
                 let (_, fence, keeper) = party.holds.as_ref()?;
-                keeper.is_valid(party.now(self.micros)).then_some(*fence)
+                let now = party.now(self.micros);
+                let left = keeper.valid_until()?.checked_duration_since(now)?;
+                let left = left * 1_000 / party.rate as u32;
+                keeper.is_valid(now).then_some((*fence, left))
             };
             self.parties.iter().filter_map(valid).collect()
         }
@@ -516,11 +520,181 @@ mod protocol {
                 }
                 let valid = world.valid();
                 prop_assert!(valid.len() <= 1, "{:?} are valid", valid);
-                if let [fence] = valid[..] {
+                if let [(fence, left)] = valid[..] {
                     let status = ready(world.store.inspect(&world.key)).unwrap();
-                    prop_assert_eq!(status.map(|status| status.holder.fence), Some(fence));
+                    prop_assert_eq!(status.as_ref().map(|status| status.holder.fence), Some(fence));
+                    // In true time: he stops to believe in it before the store does.
+                    let remaining = status.unwrap().remaining * 1_000 / server as u32;
+                    prop_assert!(left < remaining, "{:?} of {:?}", left, remaining);
                 }
             }
+        }
+    }
+}
+
+/// Whole lockers, of several processes, on one store to which everything happens.
+mod lockers {
+    use std::sync::{Arc, Mutex};
+
+    use lockkit_core::lease::{Fault, Key, Locker, Op, View};
+    use tokio::runtime::Builder;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_millis(300);
+
+    /// What one does with a lock, and how it ends.
+    #[derive(Clone, Debug)]
+    struct Turn {
+        after: u64,
+        fair: bool,
+        hold: u64,
+        end: End,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum End {
+        Release,
+        Drop,
+        Forget,
+        /// Whatever it is at when this time is over.
+        Abort(u64),
+    }
+
+    fn turn() -> impl Strategy<Value = Turn> {
+        let end = prop_oneof![
+            4 => Just(End::Release),
+            4 => Just(End::Drop),
+            1 => Just(End::Forget),
+            4 => (0..400_u64).prop_map(End::Abort),
+        ];
+        (0..300_u64, any::<bool>(), 0..900_u64, end).prop_map(|(after, fair, hold, end)| Turn {
+            after,
+            fair,
+            hold,
+            end,
+        })
+    }
+
+    fn fault() -> impl Strategy<Value = (Op, Fault)> {
+        let op = prop_oneof![
+            3 => Just(Op::Acquire),
+            3 => Just(Op::Extend),
+            2 => Just(Op::Release),
+            1 => Just(Op::Watch),
+        ];
+        let late = (1..1_000_u64).prop_map(|by| MS * by as u32);
+        let fault = prop_oneof![
+            Just(Fault::Refuse),
+            Just(Fault::LoseRequest),
+            Just(Fault::LoseReply),
+            Just(Fault::Hang),
+            late.clone().prop_map(Fault::LateRequest),
+            late.clone().prop_map(Fault::LateReply),
+            late.prop_map(Fault::Twice),
+        ];
+        (op, fault)
+    }
+
+    /// All who were ever granted the lock.
+    #[derive(Default)]
+    struct Grants(Mutex<Vec<View>>);
+
+    impl Grants {
+        fn add(&self, view: View) {
+            let mut views = self.0.lock().unwrap();
+            if let Some(last) = views.last() {
+                assert!(last.fence() < view.fence(), "{last:?} before {view:?}");
+            }
+            views.push(view);
+        }
+
+        fn check(&self) {
+            let views = self.0.lock().unwrap();
+            let valid: Vec<_> = views.iter().filter(|view| view.is_valid()).collect();
+            assert!(valid.len() <= 1, "{valid:?} are valid");
+        }
+    }
+
+    async fn take(locker: Locker<MemoryStore>, turn: Turn, grants: Arc<Grants>) {
+        let asked = locker
+            .lock("k")
+            .fair(turn.fair)
+            .wait(TTL * 4)
+            .acquire()
+            .await;
+        let Ok(guard) = asked else { return };
+        // The store knows of no other; but of this one it may not know any more.
+        grants.check();
+        grants.add(guard.view());
+        sleep(MS * turn.hold as u32).await;
+        grants.check();
+        match turn.end {
+            End::Release => drop(guard.release().await),
+            End::Drop | End::Abort(_) => drop(guard),
+            // As a process that dies: nobody renews it.
+            End::Forget => std::mem::forget(guard.detach()),
+        }
+    }
+
+    async fn play(turns: Vec<Vec<Turn>>, faults: Vec<(Op, Fault)>) {
+        let store = MemoryStore::on_tokio_clock();
+        for (op, fault) in faults {
+            store.inject(op, fault);
+        }
+        let grants = Arc::new(Grants::default());
+        let mut processes = Vec::new();
+        for turns in turns {
+            let store = store.clone();
+            let locker = Locker::builder(store)
+                .ttl(TTL)
+                .call_timeout(MS * 200)
+                .build()
+                .unwrap();
+            for turn in turns {
+                let grants = Arc::clone(&grants);
+                let locker = locker.clone();
+                processes.push(tokio::spawn(async move {
+                    sleep(MS * turn.after as u32).await;
+                    let end = turn.end;
+                    let takes = take(locker, turn, grants);
+                    if let End::Abort(after) = end {
+                        let _ = tokio::time::timeout(MS * after as u32, takes).await;
+                    } else {
+                        takes.await;
+                    }
+                }));
+            }
+        }
+        for _ in 0..300 {
+            sleep(MS * 9).await;
+            grants.check();
+        }
+        for process in processes {
+            process.await.unwrap();
+        }
+        // What settles latest, and the TTL of a ghost that nobody knows of.
+        sleep(Duration::from_secs(7)).await;
+        let status = store.inspect(&Key::new("k").unwrap()).await.unwrap();
+        assert_eq!(status, None, "the lock is held by nobody");
+        let tasks = tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks();
+        assert_eq!(tasks, 0, "a task is left");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..config() })]
+
+        // Mutants: D7, D53
+        #[test]
+        fn whatever_happens_one_holds_and_nothing_is_left(
+            turns in proptest::collection::vec(proptest::collection::vec(turn(), 1..4), 1..4),
+            faults in proptest::collection::vec(fault(), 0..14),
+        ) {
+            let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(play(turns, faults));
         }
     }
 }
