@@ -29,6 +29,11 @@ pub trait Bench: Send + Sync + 'static {
         true
     }
 
+    /// Whether [`advance`](Self::advance) turns a clock, and does not wait for it.
+    fn is_turned(&self) -> bool {
+        self.is_exact()
+    }
+
     /// Restarts the store so that it forgets all it can forget, and tells whether it could be done.
     fn restart(&self) -> impl Future<Output = bool> + Send {
         async { false }
