@@ -58,6 +58,7 @@ struct State {
     random: Option<Random>,
     refusing: bool,
     faults: u64,
+    delivered: u64,
 }
 
 #[derive(Debug)]
@@ -181,6 +182,12 @@ impl Proxy {
         self.state.lock().refusing = refuse;
     }
 
+    /// How many commands were carried out [late](Fault::CutLate), as yet.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.state.lock().delivered
+    }
+
     /// How many commands a fault has befallen.
     #[must_use]
     pub fn faults(&self) -> u64 {
@@ -253,7 +260,7 @@ async fn serve(client: TcpStream, server: PathBuf, state: Arc<Mutex<State>>) -> 
                     Some(Fault::CutBefore) => return Ok(()),
                     Some(Fault::CutAfter) => owed.push_back(Answer::Cut),
                     Some(Fault::CutLate(after)) => {
-                        tokio::spawn(deliver(server, command, after));
+                        tokio::spawn(deliver(server, command, after, state));
                         return Ok(());
                     }
                     Some(Fault::Delay(late)) => owed.push_back(Answer::Late(late)),
@@ -301,12 +308,18 @@ enum Answer {
 }
 
 /// Carries a command out on a connection of its own. Nobody hears of it.
-async fn deliver(server: PathBuf, command: Vec<u8>, after: Duration) -> io::Result<()> {
+async fn deliver(
+    server: PathBuf,
+    command: Vec<u8>,
+    after: Duration,
+    state: Arc<Mutex<State>>,
+) -> io::Result<()> {
     sleep(after).await;
     let mut server = UnixStream::connect(server).await?;
     server.write_all(&command).await?;
     let answer = Messages::new(server).next().await?;
     drop(answer);
+    state.lock().delivered += 1;
     Ok(())
 }
 

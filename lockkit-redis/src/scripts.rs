@@ -1,0 +1,183 @@
+//! The scripts, and their answers: one each for a step of the contract.
+//!
+//! A script is called by its hash, and sent as a whole only to a server that does not know it: never by
+//! `SCRIPT LOAD`, which one server of many may have missed.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use lockkit_core::Fence;
+use lockkit_core::lease::{Acquired, Extended, Holder, Owner, Released, Status};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, ParsingError, RedisResult, ServerErrorKind, Value, cmd,
+};
+
+/// A script's text and its hash.
+pub(crate) struct Script {
+    text: &'static str,
+    hash: String,
+}
+
+macro_rules! script {
+    ($name:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("../lua/common.lua"),
+                include_str!(concat!("../lua/", $name, ".lua")),
+            ))
+        })
+    };
+}
+
+pub(crate) static ACQUIRE: LazyLock<Script> = script!("acquire");
+pub(crate) static EXTEND: LazyLock<Script> = script!("extend");
+pub(crate) static RELEASE: LazyLock<Script> = script!("release");
+pub(crate) static INSPECT: LazyLock<Script> = script!("inspect");
+
+/// The names of what a lock has at the server.
+pub(crate) struct Names([Vec<u8>; 4]);
+
+/// One call: a script with its keys and its arguments.
+pub(crate) struct Call<'a> {
+    pub(crate) script: &'static Script,
+    pub(crate) names: &'a Names,
+    pub(crate) arguments: &'a [&'a [u8]],
+}
+
+// === impl Script ===
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        let hash = redis::Script::new(text).get_hash().to_owned();
+        Self { text, hash }
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    /// The names begin with what a cluster hashes, so that they are in one slot. It has at least one byte, whatever the
+    /// key, because of the colon; else a key that begins with a brace would have its names in four slots.
+    pub(crate) fn new(prefix: &str, key: &str) -> Self {
+        Self(
+            ["lock", "fence", "line", "places"]
+                .map(|part| format!("{prefix}{{:{key}}}:{part}").into_bytes()),
+        )
+    }
+
+    /// Where a release is published.
+    pub(crate) fn channel(&self) -> &[u8] {
+        &self.0[0]
+    }
+
+    /// Where a grant to one in line is published.
+    pub(crate) fn channel_of(&self, token: &[u8]) -> Vec<u8> {
+        [self.channel(), token].concat()
+    }
+}
+
+// === impl Call ===
+
+impl Call<'_> {
+    /// By the hash.
+    pub(crate) fn short(&self) -> Cmd {
+        self.cmd("EVALSHA", &self.script.hash)
+    }
+
+    /// With the text.
+    pub(crate) fn long(&self) -> Cmd {
+        self.cmd("EVAL", self.script.text)
+    }
+
+    fn cmd(&self, verb: &str, script: &str) -> Cmd {
+        let mut cmd = cmd(verb);
+        cmd.arg(script).arg(self.names.0.len());
+        for part in self
+            .names
+            .0
+            .iter()
+            .map(Vec::as_slice)
+            .chain(self.arguments.iter().copied())
+        {
+            cmd.arg(part);
+        }
+        cmd
+    }
+}
+
+/// Whether a server does not know a script.
+pub(crate) fn is_unknown(answer: &RedisResult<Value>) -> bool {
+    let unknown = ErrorKind::Server(ServerErrorKind::NoScript);
+    answer.as_ref().is_err_and(|error| error.kind() == unknown)
+}
+
+// === answers ===
+
+/// What an answer must not be.
+fn strange(value: &impl std::fmt::Debug) -> ParsingError {
+    format!("not an answer of a script of this crate: {value:?}").into()
+}
+
+pub(crate) fn acquired(value: Value) -> Result<Acquired, ParsingError> {
+    let parts: Vec<Value> = Vec::from_redis_value(value)?;
+    match <[Value; 2]>::try_from(parts) {
+        Ok([Value::Int(1), number]) => Ok(Acquired::Granted {
+            fence: fence(number)?,
+        }),
+        Ok(other) => Err(strange(&other)),
+        Err(parts) => match <[Value; 4]>::try_from(parts) {
+            Ok([Value::Int(0), left, number, owner]) => Ok(Acquired::Busy {
+                remaining: millis(left)?,
+                holder: holder(number, owner)?,
+            }),
+            Ok(other) => Err(strange(&other)),
+            Err(other) => Err(strange(&other)),
+        },
+    }
+}
+
+pub(crate) fn extended(value: Value) -> Result<Extended, ParsingError> {
+    match value {
+        Value::Int(1) => Ok(Extended::Extended),
+        Value::Int(0) => Ok(Extended::Absent),
+        Value::Int(2) => Ok(Extended::HeldByOther),
+        other => Err(strange(&other)),
+    }
+}
+
+pub(crate) fn released(value: Value) -> Result<Released, ParsingError> {
+    match value {
+        Value::Int(1) => Ok(Released::Released),
+        Value::Int(0) => Ok(Released::Absent),
+        Value::Int(2) => Ok(Released::HeldByOther),
+        other => Err(strange(&other)),
+    }
+}
+
+pub(crate) fn status(value: Value) -> Result<Option<Status>, ParsingError> {
+    if value == Value::Nil {
+        return Ok(None);
+    }
+    let parts: Vec<Value> = Vec::from_redis_value(value)?;
+    let [left, number, owner, waiting] =
+        parts.try_into().map_err(|other: Vec<_>| strange(&other))?;
+    let status = Status::new(holder(number, owner)?, millis(left)?);
+    Ok(Some(status.with_waiting(u64::from_redis_value(waiting)?)))
+}
+
+fn holder(number: Value, owner: Value) -> Result<Holder, ParsingError> {
+    let owner = String::from_redis_value(owner)?;
+    let owner = Owner::new(&owner).map_err(|_| strange(&"an owner"))?;
+    Ok(Holder::new(owner, fence(number)?))
+}
+
+fn fence(number: Value) -> Result<Fence, ParsingError> {
+    let number = i64::from_redis_value(number)?;
+    Fence::try_from(number).map_err(|_| strange(&number))
+}
+
+fn millis(left: Value) -> Result<Duration, ParsingError> {
+    // What expires in this very millisecond has none.
+    let left = i64::from_redis_value(left)?.max(0);
+    Ok(Duration::from_millis(left as u64))
+}

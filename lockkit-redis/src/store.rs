@@ -1,0 +1,302 @@
+//! The contract of a store that keeps locks, on Redis.
+
+use std::fmt;
+use std::sync::Arc;
+
+use lockkit_core::lease::{
+    AcquireSpec, Acquired, ExtendSpec, Extended, Key, LeaseStore, Released, Status, StoreError,
+    Token, Ttl,
+};
+use redis::aio::ConnectionLike as _;
+use redis::{
+    Client, Cmd, ErrorKind, ParsingError, RedisError, RedisResult, ServerErrorKind, Value,
+};
+
+use crate::link::{Connect, Dialled, Line};
+use crate::scripts::{self, Call, Names, is_unknown};
+use crate::wake::{Ear, Wake};
+
+/// Keeps locks on one Redis server: each step is one script, and one round trip.
+///
+/// # At the server
+/// A lock has up to four keys, all of which begin with the [prefix](Self::prefix): the lock itself, with the lease's
+/// TTL; the counter of its fences, which stays, some 100 bytes for each name that was ever locked; and, while somebody
+/// stands in line, two more with TTLs of their own. Releases are published on channels with the names of the
+/// locks. A user of the server needs the rights for these keys and channels, and for `EVAL`, `EVALSHA`,
+/// `SUBSCRIBE` and `UNSUBSCRIBE`.
+///
+/// Redis 6.2 or newer, or what speaks its protocol and knows its scripts.
+pub struct RedisStore<C: Connect = Dialled> {
+    connect: Arc<C>,
+    prefix: String,
+    ear: Ear,
+}
+
+/// The longest prefix.
+const MAX_PREFIX: usize = 100;
+
+/// The prefix cannot be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("prefix: {0:?} has more than {MAX_PREFIX} bytes, or a brace in it")]
+pub struct PrefixError(String);
+
+impl RedisStore {
+    /// On the server of this client. Opens no connection yet.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self::with(Dialled::new(client))
+    }
+}
+
+impl<C: Connect> RedisStore<C> {
+    /// With connections from elsewhere.
+    #[must_use]
+    pub fn with(connect: C) -> Self {
+        Self {
+            connect: Arc::new(connect),
+            prefix: "lockkit".to_owned(),
+            ear: Ear::default(),
+        }
+    }
+
+    /// What the names of all its keys and channels begin with, instead of `lockkit`: locks of the same key are another
+    /// one under each prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`PrefixError`] for one of more than 100 bytes, or with a brace in it: by these a cluster finds out where keys
+    /// belong.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Result<Self, PrefixError> {
+        let prefix = prefix.into();
+        if prefix.len() > MAX_PREFIX || prefix.contains(['{', '}']) {
+            return Err(PrefixError(prefix));
+        }
+        self.prefix = prefix;
+        Ok(self)
+    }
+
+    fn names(&self, key: &Key) -> Names {
+        Names::new(&self.prefix, key.as_str())
+    }
+
+    /// Carries a script out, and reads its answer.
+    async fn run<T>(
+        &self,
+        call: &Call<'_>,
+        read: impl FnOnce(Value) -> Result<T, ParsingError>,
+    ) -> Result<T, StoreError> {
+        let mut line = self.line().await?;
+        let answer = line.connection.req_packed_command(&call.short()).await;
+        let mut answer = answer.and_then(Value::extract_error);
+        if is_unknown(&answer) {
+            let long = line.connection.req_packed_command(&call.long()).await;
+            answer = long.and_then(Value::extract_error);
+        }
+        self.read(&line, answer, read)
+    }
+
+    /// Sends several commands in one round trip.
+    async fn send_all(
+        &self,
+        line: &Line<C::Connection>,
+        cmds: Vec<Cmd>,
+    ) -> Result<Vec<RedisResult<Value>>, StoreError> {
+        let count = cmds.len();
+        let mut pipe = redis::pipe();
+        for cmd in cmds {
+            pipe.add_command(cmd);
+        }
+        let mut connection = line.connection.clone();
+        let answers = connection.req_packed_commands(&pipe, 0, count).await;
+        let answers = answers.and_then(|answers| {
+            if answers.len() == count {
+                Ok(answers)
+            } else {
+                Err((ErrorKind::Parse, "not as many answers as commands").into())
+            }
+        });
+        match answers {
+            Ok(answers) => Ok(answers.into_iter().map(Value::extract_error).collect()),
+            Err(error) => Err(self.failed(line, error)),
+        }
+    }
+
+    async fn line(&self) -> Result<Line<C::Connection>, StoreError> {
+        self.connect.connection().await.map_err(|error| {
+            if is_refused(&error) {
+                StoreError::rejected(error)
+            } else {
+                StoreError::unreachable(error)
+            }
+        })
+    }
+
+    fn read<T>(
+        &self,
+        line: &Line<C::Connection>,
+        answer: RedisResult<Value>,
+        read: impl FnOnce(Value) -> Result<T, ParsingError>,
+    ) -> Result<T, StoreError> {
+        answer
+            .and_then(|value| read(value).map_err(RedisError::from))
+            .map_err(|error| self.failed(line, error))
+    }
+
+    fn failed(&self, line: &Line<C::Connection>, error: RedisError) -> StoreError {
+        let failure = Failure::of(&error);
+        if matches!(failure, Failure::WrongServer | Failure::Silent) {
+            self.connect.broken(line.number);
+        }
+        match failure {
+            Failure::Refused => StoreError::rejected(error),
+            Failure::NotNow | Failure::WrongServer => StoreError::unreachable(error),
+            Failure::Silent => StoreError::unknown(error),
+        }
+    }
+}
+
+impl<C: Connect> LeaseStore for RedisStore<C> {
+    type Watch = Wake;
+
+    async fn acquire(&self, spec: &AcquireSpec) -> Result<Acquired, StoreError> {
+        let ttl = spec.ttl.as_millis().to_string();
+        let line = spec.line.map_or(0, Ttl::as_millis).to_string();
+        let call = Call {
+            script: &scripts::ACQUIRE,
+            names: &self.names(&spec.key),
+            arguments: &[
+                spec.token.as_bytes(),
+                ttl.as_bytes(),
+                spec.owner.as_str().as_bytes(),
+                line.as_bytes(),
+            ],
+        };
+        self.run(&call, scripts::acquired).await
+    }
+
+    async fn extend(&self, batch: &[ExtendSpec]) -> Result<Vec<Extended>, StoreError> {
+        let parts: Vec<_> = batch
+            .iter()
+            .map(|spec| (self.names(&spec.key), spec.ttl.as_millis().to_string()))
+            .collect();
+        let arguments: Vec<[&[u8]; 2]> = batch
+            .iter()
+            .zip(&parts)
+            .map(|(spec, (_, ttl))| [&spec.token.as_bytes()[..], ttl.as_bytes()])
+            .collect();
+        let calls: Vec<_> = parts
+            .iter()
+            .zip(&arguments)
+            .map(|((names, _), arguments)| Call {
+                script: &scripts::EXTEND,
+                names,
+                arguments,
+            })
+            .collect();
+        let line = self.line().await?;
+        let short = calls.iter().map(Call::short).collect();
+        let mut answers = self.send_all(&line, short).await?;
+        if answers.iter().any(is_unknown) {
+            let long = calls.iter().map(Call::long).collect();
+            answers = self.send_all(&line, long).await?;
+        }
+        let mut extended: Vec<_> = answers
+            .into_iter()
+            .map(|answer| self.read(&line, answer, scripts::extended))
+            .collect();
+        // Of a few that have failed nothing is known; if all have, it can be said why.
+        if extended.iter().all(Result::is_err) {
+            extended.truncate(1);
+            return extended.into_iter().collect();
+        }
+        let known = |one: Result<_, _>| one.unwrap_or(Extended::Unknown);
+        Ok(extended.into_iter().map(known).collect())
+    }
+
+    async fn release(&self, key: &Key, token: &Token) -> Result<Released, StoreError> {
+        let call = Call {
+            script: &scripts::RELEASE,
+            names: &self.names(key),
+            arguments: &[token.as_bytes()],
+        };
+        self.run(&call, scripts::released).await
+    }
+
+    async fn watch(&self, key: &Key, token: &Token) -> Result<Option<Wake>, StoreError> {
+        let names = self.names(key);
+        let channels = [names.channel().to_vec(), names.channel_of(token.as_bytes())];
+        let listening = self.ear.listen(&self.connect, channels).await;
+        listening.map_err(StoreError::unreachable)
+    }
+
+    async fn inspect(&self, key: &Key) -> Result<Option<Status>, StoreError> {
+        let call = Call {
+            script: &scripts::INSPECT,
+            names: &self.names(key),
+            arguments: &[],
+        };
+        self.run(&call, scripts::status).await
+    }
+
+    fn is_fair(&self) -> bool {
+        true
+    }
+}
+
+impl<C: Connect> fmt::Debug for RedisStore<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+// === errors ===
+
+/// What an error of a command means.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    /// The server does not do this, and will not.
+    Refused,
+    /// The server has not done it, and may do it soon.
+    NotNow,
+    /// This server is not the one to ask, any more or for now.
+    WrongServer,
+    /// Nobody knows.
+    Silent,
+}
+
+impl Failure {
+    fn of(error: &RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::Io | ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+                return Self::Silent;
+            }
+            ErrorKind::Server(kind) => match kind {
+                ServerErrorKind::ReadOnly
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask => return Self::WrongServer,
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown => return Self::NotNow,
+                _ => {}
+            },
+            _ => {}
+        }
+        match error.code() {
+            // Out of memory, cannot write to its disk, in a script that does not end, too few replicas.
+            Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS") => Self::NotNow,
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// Whether a connection was refused for good, by the server or by the client's own settings.
+fn is_refused(error: &RedisError) -> bool {
+    let code = error.code();
+    matches!(
+        error.kind(),
+        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig
+    ) || matches!(code, Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+}

@@ -1,0 +1,7 @@
+//! The store on real servers, each test with its own, behind a proxy.
+
+mod cancel;
+mod conformance;
+mod fixture;
+mod store;
+mod wake;
