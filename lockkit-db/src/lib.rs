@@ -8,6 +8,7 @@
 //! | to test code that uses a queue, without a database and without waiting | [`queue::MemoryStore`] | `queue` |
 //! | that a job comes, or ends, with the rest of a transaction | `queue::TransactionalStore`, `queue::Job::ack_in` | `queue`, and a database |
 //! | to know what slows a queue down, delays its jobs or loses them | [`queue::JobStore::doctor`] | `queue` |
+//! | that SIGTERM and Ctrl-C end a worker well | `queue::termination` | `queue`, `signal` |
 //! | to claim and settle by yourself | [`queue::JobStore`] | `queue` |
 //! | to claim jobs in a table of your own | `own_table` | `postgres` or `sqlite` |
 //! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |

@@ -1,7 +1,9 @@
 //! The worker against a store that fails, a clock that stands, and handlers that misbehave.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -37,6 +39,14 @@ where
         .slots(4)
         .prefetch(4)
         .backoff(Backoff::fixed(Duration::from_millis(100)))
+}
+
+/// Jobs that are done at once: as many as there are slots. From these a worker learns that it may claim ahead.
+const QUICK: i64 = 4;
+
+/// Whether a job is one of these, in a store that had none before.
+fn is_quick(job: &Job) -> bool {
+    job.id.0 <= QUICK
 }
 
 /// Ready when the store holds no live job any more.
@@ -194,7 +204,7 @@ impl Drop for Stops {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_job_stops_its_handler_and_one_that_waits_is_not_begun() {
     // Mutants: C60, C61
-    let store = store(3).await;
+    let store = store(4).await;
     let begun = Arc::new(AtomicUsize::new(0));
     let (first, stops) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let handler = {
@@ -204,7 +214,7 @@ async fn a_cancelled_job_stops_its_handler_and_one_that_waits_is_not_begun() {
                 (Arc::clone(&begun), Arc::clone(&first), Arc::clone(&stops));
             async move {
                 begun.fetch_add(1, Ordering::SeqCst);
-                if job.id != JobId(1) {
+                if job.id != JobId(2) {
                     return Ok(Completion::Done);
                 }
                 let _stops = Stops(job, stops);
@@ -219,15 +229,15 @@ async fn a_cancelled_job_stops_its_handler_and_one_that_waits_is_not_begun() {
         while worker.stats().prefetched < 2 {
             tokio::task::yield_now().await;
         }
-        let told = store.cancel(&[JobId(1), JobId(2)]).await.unwrap();
+        let told = store.cancel(&[JobId(2), JobId(3)]).await.unwrap();
         assert_eq!(told, [Cancel::Told; 2]);
         emptied(&store).await;
     };
     let stats = worker.run(cancels).await;
-    assert_eq!((stats.cancelled, stats.done, stats.stale), (2, 1, 0));
+    assert_eq!((stats.cancelled, stats.done, stats.stale), (2, 2, 0));
     assert_eq!(
         begun.load(Ordering::SeqCst),
-        2,
+        3,
         "the one that waited was not begun"
     );
     assert_eq!(
@@ -236,7 +246,7 @@ async fn a_cancelled_job_stops_its_handler_and_one_that_waits_is_not_begun() {
         "its handler could know why"
     );
     let total = total(&store).await;
-    assert_eq!((total.cancelled, total.done, total.retried), (2, 1, 0));
+    assert_eq!((total.cancelled, total.done, total.retried), (2, 2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,27 +274,21 @@ async fn a_worker_on_a_paused_queue_waits_until_it_is_resumed() {
 #[tokio::test(start_paused = true)]
 async fn a_handler_whose_end_panics_fails_its_job() {
     // Mutant Q10: a claim that is dropped in an open session stays with it.
-    struct Trap;
+    struct Trap(bool);
+    impl Future for Trap {
+        type Output = lockkit_db::queue::HandlerResult;
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Ready(Ok(Completion::Done))
+        }
+    }
     impl Drop for Trap {
         fn drop(&mut self) {
-            panic!("even this");
+            assert!(!self.0, "even this");
         }
     }
     let store = store(1).await;
-    let runs = Arc::new(AtomicUsize::new(0));
-    let handler = {
-        let runs = Arc::clone(&runs);
-        move |_: Job| {
-            let first = runs.fetch_add(1, Ordering::SeqCst) == 0;
-            async move {
-                if first {
-                    // Its payload panics once more where it is dropped.
-                    std::panic::panic_any(Trap);
-                }
-                Ok(Completion::Done)
-            }
-        }
-    };
+    let runs = AtomicUsize::new(0);
+    let handler = move |_: Job| Trap(runs.fetch_add(1, Ordering::SeqCst) == 0);
     let worker = worker(&store, handler).build().unwrap();
     let stats = timeout(LEASE / 2, worker.run(emptied(&store)));
     let stats = stats.await.expect("it does not wait for the lease");
@@ -342,14 +346,17 @@ async fn a_worker_that_cannot_reach_the_store_stops_by_its_own_clock() {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
-    let store = store(8).await;
+    let store = store(12).await;
     let cancelled = Arc::new(AtomicUsize::new(0));
     let first = Arc::new(AtomicUsize::new(0));
     let handler = {
         let (cancelled, first) = (Arc::clone(&cancelled), Arc::clone(&first));
-        move |_: Job| {
+        move |job: Job| {
             let (cancelled, first) = (Arc::clone(&cancelled), Arc::clone(&first));
             async move {
+                if is_quick(&job) {
+                    return Ok(Completion::Done);
+                }
                 if first.fetch_add(1, Ordering::SeqCst) < 4 {
                     let _count = OnDrop(cancelled);
                     std::future::pending::<()>().await;
@@ -366,17 +373,18 @@ async fn a_worker_that_cannot_reach_the_store_stops_by_its_own_clock() {
         while cancelled.load(Ordering::SeqCst) < 4 {
             sleep(Duration::from_millis(10)).await;
         }
-        // Its own clock is the faster one by a margin, so nobody else has them yet.
+        // Its own clock is the faster one by a margin, so nobody else has them yet; but for those that were claimed
+        // ahead, which it has given back.
         assert!(
             begun.elapsed() < LEASE,
             "stopped after {:?}",
             begun.elapsed()
         );
-        assert_eq!(store.stats().await.unwrap().claimed, 8);
+        assert_eq!(store.stats().await.unwrap().claimed, 4);
         emptied(&store).await;
     };
     let stats = worker.run(checked).await;
-    assert_eq!((stats.sessions, stats.lost, stats.done), (2, 1, 8));
+    assert_eq!((stats.sessions, stats.lost, stats.done), (2, 1, 12));
 }
 
 #[tokio::test(start_paused = true)]
@@ -432,7 +440,7 @@ async fn what_was_accepted_and_then_forgotten_with_the_session_is_not_called_ref
             async { Ok(Completion::Done) }
         }
     };
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = Arc::new(Mutex::new(Vec::new()));
     let tell = Arc::clone(&told);
     let worker = worker(&store, handler).on_settled(move |end| {
         tell.lock().unwrap().push(end.settlement);
@@ -456,17 +464,19 @@ async fn a_drain_lets_handlers_finish_and_gives_the_rest_back() {
     let gate = Arc::new(Semaphore::new(0));
     let handler = {
         let gate = Arc::clone(&gate);
-        move |_: Job| {
+        move |job: Job| {
             let gate = Arc::clone(&gate);
             async move {
-                gate.acquire().await.unwrap().forget();
+                if !is_quick(&job) {
+                    gate.acquire().await.unwrap().forget();
+                }
                 Ok(Completion::Done)
             }
         }
     };
     let worker = worker(&store, handler).build().unwrap();
     let until = async {
-        while worker.stats().running < 4 {
+        while worker.stats().running + worker.stats().prefetched < 8 {
             sleep(Duration::from_millis(1)).await;
         }
         gate.add_permits(50);
@@ -475,10 +485,10 @@ async fn a_drain_lets_handlers_finish_and_gives_the_rest_back() {
     let jobs = store.stats().await.unwrap();
     assert_eq!(
         (stats.done, stats.given_back),
-        (4, 4),
+        (4 + 4, 4),
         "what ran is done, what waited is back"
     );
-    assert_eq!((jobs.claimed, jobs.ready), (0, 46), "nothing stays behind");
+    assert_eq!((jobs.claimed, jobs.ready), (0, 42), "nothing stays behind");
     assert_eq!(total(&store).await.released, stats.given_back);
     assert_eq!(total(&store).await.live, 0, "the session is closed");
     // What was given back costs no attempt.
@@ -590,9 +600,11 @@ async fn large_results_are_sent_in_batches_that_the_store_takes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_worker_is_a_crashed_worker() {
-    let store = store(10).await;
-    let dying = worker(&store, async |_: Job| {
-        std::future::pending::<()>().await;
+    let store = store(14).await;
+    let dying = worker(&store, async |job: Job| {
+        if !is_quick(&job) {
+            std::future::pending::<()>().await;
+        }
         Ok(Completion::Done)
     })
     .build()
@@ -613,7 +625,7 @@ async fn a_dropped_worker_is_a_crashed_worker() {
 #[tokio::test(start_paused = true)]
 async fn ends_are_told_after_the_commit_and_only_once() {
     let store = store(100).await;
-    let told = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::new()));
+    let told = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
     let worker = worker(&store, async |job: Job| {
         assert_eq!(job.fence(), job.epoch);
         Ok(Completion::DoneWith(b"r".to_vec()))
@@ -646,6 +658,9 @@ async fn ends_are_told_after_the_commit_and_only_once() {
 
 #[tokio::test(start_paused = true)]
 async fn settings_outside_their_limits_are_refused_by_name() {
+    let most = (0..64).map(|n| (n.to_string(), 1000));
+    let builder = Worker::builder(store(0).await, done).prefetch(10_000);
+    assert!(builder.queues(most).build().is_ok());
     let store = store(0).await;
     let refused = |builder: WorkerBuilder<MemoryStore, _>, wanted: &str| match builder.build() {
         Err(Error::Invalid { field, .. }) => assert_eq!(field, wanted),
@@ -662,6 +677,15 @@ async fn settings_outside_their_limits_are_refused_by_name() {
     refused(builder().poll(Duration::ZERO), "poll");
     refused(builder().flush_after(Duration::MAX), "flush_after");
     refused(builder().queue(""), "queue");
+    refused(builder().queues([("a", 1), ("", 1)]), "queue");
+    refused(builder().queues::<String>([]), "queues");
+    refused(builder().queues([("a", 1), ("b", 1), ("a", 2)]), "queues");
+    let many = (0..65).map(|n| (n.to_string(), 1));
+    refused(builder().queues(many), "queues");
+    refused(builder().queues([("a", 0)]), "weight");
+    refused(builder().queues([("a", 1001)]), "weight");
+    refused(builder().job_timeout(Duration::ZERO), "job_timeout");
+    refused(builder().job_timeout(Duration::MAX), "job_timeout");
     refused(builder().name("x".repeat(65)), "worker");
 }
 
@@ -672,4 +696,426 @@ async fn statistics_of_a_fresh_worker_are_zero() {
         worker(&store, done).build().unwrap().stats(),
         WorkerStats::default()
     );
+}
+
+/// Puts jobs into a queue, whose name is their payload.
+async fn fill(store: &MemoryStore, queue: &str, jobs: usize) {
+    let jobs = vec![NewJob::new("k", queue); jobs];
+    store.enqueue(queue, &jobs).await.unwrap();
+}
+
+/// A handler that takes a while, and writes down of which queue each job is.
+fn noting(long: Duration) -> (impl lockkit_db::queue::Handler, Arc<Mutex<Vec<String>>>) {
+    let begun = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&begun);
+    let handler = move |job: Job| {
+        notes.lock().unwrap().push(job.queue().to_owned());
+        async move {
+            if job.payload != job.queue().as_bytes() {
+                return Ok(Completion::Dead("it is from another queue".into()));
+            }
+            sleep(long).await;
+            Ok(Completion::Done)
+        }
+    };
+    (handler, begun)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_queues_that_have_enough_jobs_are_begun_by_weight() {
+    // Mutant: C30
+    for long in [0, 20, 3000] {
+        let store = store(0).await;
+        fill(&store, "mail", 600).await;
+        fill(&store, "report", 200).await;
+        let (handler, begun) = noting(Duration::from_millis(long));
+        let worker = worker(&store, handler).queues([("mail", 3), ("report", 1)]);
+        let worker = worker.build().unwrap();
+        let all = async {
+            while worker.stats().done < 800 {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        assert_eq!(worker.run(all).await.lost, 0);
+        let (mut mail, mut report) = (0, 0);
+        for queue in &begun.lock().unwrap()[..700] {
+            let count = if queue == "mail" {
+                &mut mail
+            } else {
+                &mut report
+            };
+            *count += 1;
+            // What one claim brings, and a job.
+            let apart = f64::from(mail) / 3.0 - f64::from(report);
+            assert!(apart.abs() < 3.4, "{long} ms: {mail} and {report}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_without_jobs_costs_the_others_nothing_and_is_found_when_it_has_some() {
+    // Mutant: C32
+    let store = store(0).await;
+    fill(&store, "mail", 200).await;
+    let (handler, begun) = noting(Duration::from_millis(10));
+    let worker = worker(&store, handler).queues([("mail", 1), ("report", 1000)]);
+    let worker = worker.build().unwrap();
+    let looks = async {
+        let start = Instant::now();
+        emptied(&store).await;
+        // Four at a time.
+        assert!(start.elapsed() < Duration::from_millis(600));
+        // Either one wakes it, again and again, and however long it was idle.
+        for round in 0_u64..6 {
+            sleep(Duration::from_secs(round * 7)).await;
+            for queue in ["report", "mail"] {
+                let start = Instant::now();
+                fill(&store, queue, 9).await;
+                let found = timeout(LEASE, emptied(&store)).await;
+                assert!(found.is_ok(), "{queue} was forgotten");
+                let took = start.elapsed();
+                assert!(took < Duration::from_millis(200), "{queue}: {took:?}");
+            }
+        }
+        // What it has not used it does not get now, nor does it wait behind the others.
+        fill(&store, "mail", 400).await;
+        sleep(Duration::from_millis(50)).await;
+        fill(&store, "report", 40).await;
+        let from = begun.lock().unwrap().len();
+        emptied(&store).await;
+        let begun = begun.lock().unwrap();
+        let report = begun[from..].iter().rposition(|queue| queue == "report");
+        assert!(report.unwrap() < 60, "{report:?}");
+    };
+    worker.run(looks).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_reply_was_lost_is_asked_for_again_of_the_same_queue() {
+    // Mutant: C31
+    let store = store(0).await;
+    for queue in ["a", "b", "c"] {
+        fill(&store, queue, 30).await;
+    }
+    for at in 0..30 {
+        store.inject(Op::Exchange, [Fault::LoseReply, Fault::LoseRequest][at % 2]);
+    }
+    let (handler, _) = noting(Duration::from_millis(1));
+    let worker = worker(&store, handler).queues([("a", 1), ("b", 5), ("c", 1)]);
+    let worker = worker.build().unwrap();
+    // The faults end the first sessions, as they are many; no job may be left with one that lives.
+    let stats = timeout(LEASE * 20, worker.run(emptied(&store))).await;
+    let stats = stats.expect("no job is left with it");
+    let total = total(&store).await;
+    assert_eq!((total.done, total.dead), (90, 0));
+    assert!(stats.store_errors >= 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_finds_the_jobs_of_a_claim_without_a_reply_and_gives_them_back() {
+    // Mutant: C29
+    let store = store(4).await;
+    store.inject(Op::Exchange, Fault::LoseReply);
+    let worker = worker(&store, done).build().unwrap();
+    let claimed = async {
+        while worker.stats().store_errors == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(store.stats().await.unwrap().claimed, 4);
+    };
+    let stats = worker.run(claimed).await;
+    assert_eq!((stats.done, stats.given_back, stats.lost), (0, 4, 0));
+    assert_eq!(attempts(&store).await, [1; 4]);
+}
+
+/// Claims all that is ready, and says at which attempts that is.
+async fn attempts(store: &MemoryStore) -> Vec<u32> {
+    let spec = SessionSpec {
+        worker: "looks".into(),
+        host: "h".into(),
+        lease: LEASE,
+    };
+    let session = store.open_session(&spec).await.unwrap();
+    let claim = ClaimSpec::new("default", 100);
+    let exchange = store.exchange(&session, None, Some(&claim)).await;
+    let claimed = exchange.unwrap().claimed;
+    claimed.iter().map(|job| job.attempt).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_too_long_is_given_back_to_idle_workers_and_not_claimed_again() {
+    // Mutants: C33, C34, C37
+    let store = store(12).await;
+    let slow = worker(&store, async |job: Job| {
+        if !is_quick(&job) {
+            sleep(LEASE * 4).await;
+        }
+        Ok(Completion::Done)
+    });
+    let slow = slow.drain(LEASE * 5).build().unwrap();
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&attempts);
+    let idle = worker(&store, move |job: Job| {
+        noted.lock().unwrap().push((job.id.0, job.attempt));
+        async { Ok(Completion::Done) }
+    });
+    let idle = idle.name("idle").build().unwrap();
+    let checks = async {
+        while slow.stats().running + slow.stats().prefetched < 8 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let start = Instant::now();
+        let idles = idle.run(async {
+            while idle.stats().done < 4 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let took = start.elapsed();
+            assert!(took >= LEASE / 4 && took < LEASE / 2, "{took:?}");
+            // More of them, which are not for one whose slots are all taken.
+            fill(&store, "default", 20).await;
+            while idle.stats().done < 24 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        idles.await;
+        assert_eq!(slow.stats().prefetched, 0);
+    };
+    let stats = timeout(LEASE * 20, slow.run(checks)).await;
+    let stats = stats.expect("they are given back");
+    let attempts = attempts.lock().unwrap();
+    assert_eq!(attempts.len(), 24);
+    assert_eq!(attempts[..4], [(9, 1), (10, 1), (11, 1), (12, 1)]);
+    assert_eq!((stats.claimed, stats.done, stats.given_back), (12, 8, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_alone_does_not_claim_and_return_the_same_jobs_in_a_loop() {
+    // Mutant: C37
+    let store = store(12).await;
+    let handler = async |job: Job| {
+        if !is_quick(&job) {
+            sleep(LEASE * 10).await;
+        }
+        Ok(Completion::Done)
+    };
+    let worker = worker(&store, handler).build().unwrap();
+    let stats = worker.run(sleep(LEASE * 9)).await;
+    assert_eq!((stats.claimed, stats.given_back), (12, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_jobs_that_take_long_none_is_claimed_before_there_is_a_slot() {
+    let store = store(30).await;
+    let handler = {
+        let store = Arc::clone(&store);
+        move |_: Job| {
+            let store = Arc::clone(&store);
+            async move {
+                sleep(Duration::from_secs(1)).await;
+                // Those that run, and up to four that have just ended.
+                assert!(store.stats().await?.claimed <= 8);
+                Ok(Completion::Done)
+            }
+        }
+    };
+    let worker = worker(&store, handler).prefetch(1000).build().unwrap();
+    let stats = worker.run(emptied(&store)).await;
+    assert_eq!((stats.claimed, stats.done), (30, 30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_runs_for_too_long_fails_its_job_and_leaves_its_slot() {
+    // Mutant: C35
+    let store = store(0).await;
+    let new = ["stuck", "late", "told"].map(|kind| NewJob::new(kind, b"".to_vec()).max_attempts(2));
+    store.enqueue("default", &new).await.unwrap();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let dropped = Arc::clone(&dropped);
+        move |job: Job| {
+            let dropped = Arc::clone(&dropped);
+            async move {
+                match &*job.kind {
+                    "stuck" => {
+                        let _stops = Stops(job, dropped);
+                        std::future::pending().await
+                    }
+                    // Nobody can stop it, and in the end it is done.
+                    "late" => {
+                        tokio::time::advance(Duration::from_secs(6)).await;
+                        Ok(Completion::Done)
+                    }
+                    _ => {
+                        job.cancelled().await;
+                        Ok(Completion::DoneWith(b"so far".to_vec()))
+                    }
+                }
+            }
+        }
+    };
+    let worker = worker(&store, handler)
+        .slots(1)
+        .job_timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    let stats = timeout(LEASE * 10, worker.run(emptied(&store))).await;
+    let stats = stats.expect("it leaves its slot");
+    let dead = store.dead(NONE, 10).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].error, "the handler ran longer than 5s");
+    assert_eq!(dropped.load(Ordering::SeqCst), 2, "told, and then dropped");
+    assert_eq!((stats.done, stats.failed, stats.running), (2, 2, 0));
+    assert!(stats.timed_out >= 3, "{}", stats.timed_out);
+    assert_eq!(
+        store.completed(NONE, 10).await.unwrap()[0].result,
+        b"so far"
+    );
+}
+
+/// A handler that writes down when it was told to stop and when it was dropped, or ends in its grace.
+fn told(ends: bool) -> (impl lockkit_db::queue::Handler, Arc<Mutex<Vec<Instant>>>) {
+    struct Notes(Arc<Mutex<Vec<Instant>>>);
+    impl Drop for Notes {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push(Instant::now());
+        }
+    }
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&times);
+    let handler = move |job: Job| {
+        let notes = Notes(Arc::clone(&notes));
+        async move {
+            job.token().clone().cancelled_owned().await;
+            notes.0.lock().unwrap().push(Instant::now());
+            if !ends {
+                std::future::pending::<()>().await;
+            }
+            drop(notes);
+            Ok(Completion::Done)
+        }
+    };
+    (handler, times)
+}
+
+async fn runs<H: lockkit_db::queue::Handler>(worker: &Worker<MemoryStore, H>) {
+    while worker.stats().running == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_is_told_to_stop_and_has_a_twentieth_of_the_lease_to_do_so() {
+    // Mutant: C39
+    let grace = LEASE / 20;
+    // The drain's time is over.
+    for ends in [false, true] {
+        let store = store(1).await;
+        let (handler, times) = told(ends);
+        let worker = worker(&store, handler).drain(LEASE / 2).build().unwrap();
+        let start = Instant::now();
+        let stats = worker.run(runs(&worker)).await;
+        let times = times.lock().unwrap();
+        assert!(times[0] - start >= LEASE / 2);
+        assert_eq!(times[1] - times[0] < grace, ends);
+        assert!(times[1] - times[0] <= grace + Duration::from_millis(2));
+        assert_eq!((stats.done, stats.lost), (u64::from(ends), 0));
+    }
+    // Its job is cancelled: what is done by then is done.
+    for ends in [false, true] {
+        let store = store(1).await;
+        let (handler, times) = told(ends);
+        let worker = worker(&store, handler).build().unwrap();
+        let cancels = async {
+            runs(&worker).await;
+            store.cancel(&[JobId(1)]).await.unwrap();
+            emptied(&store).await;
+        };
+        let stats = worker.run(cancels).await;
+        let times = times.lock().unwrap();
+        assert_eq!(times[1] - times[0] < grace, ends);
+        let ended = (u64::from(ends), u64::from(!ends));
+        assert_eq!((stats.done, stats.cancelled), ended);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_reaches_the_handler_before_the_store_gives_its_job_away() {
+    // Mutant: C39
+    for ends in [false, true] {
+        let store = store(1).await;
+        let (handler, times) = told(ends);
+        let worker = worker(&store, handler).build().unwrap();
+        store.inject(Op::Renew, Fault::Hang);
+        let start = Instant::now();
+        let lost = async {
+            while worker.stats().lost == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let stats = worker.run(lost).await;
+        let times = times.lock().unwrap();
+        // The store counts from the claim at the earliest.
+        assert!(times[1] - start < LEASE, "{:?}", times[1] - start);
+        assert_eq!(times[1] == times[0], ends);
+        // It still counts, as the lease is not over at the store.
+        assert_eq!(stats.done, u64::from(ends));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_the_store_has_ended_leaves_no_grace() {
+    let store = store(1).await;
+    let (handler, times) = told(false);
+    let worker = worker(&store, handler).build().unwrap();
+    let ends = async {
+        runs(&worker).await;
+        // As an upkeep does that takes the session for dead.
+        let session = lockkit_db::queue::Session {
+            id: 1,
+            lease: LEASE,
+        };
+        store.close_session(&session).await.unwrap();
+        let ended = Instant::now();
+        while times.lock().unwrap().is_empty() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        // At the next heartbeat.
+        assert!(ended.elapsed() <= LEASE / 3 + Duration::from_millis(10));
+    };
+    worker.run(ends).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hurried_drain_waits_for_no_handler_and_still_ends_its_session() {
+    // Mutant: C38
+    for first in [false, true] {
+        let store = store(9).await;
+        let worker = worker(&store, async |job: Job| {
+            if !is_quick(&job) {
+                std::future::pending::<()>().await;
+            }
+            Ok(Completion::Done)
+        });
+        let worker = worker.drain(LEASE * 100).build().unwrap();
+        let full = async {
+            while worker.stats().running < 4 || worker.stats().done < 4 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let start = Instant::now();
+        let stats = if first {
+            worker.run_until(std::future::pending(), full).await
+        } else {
+            let hurry = sleep(LEASE);
+            worker.run_until(full, hurry).await
+        };
+        let took = start.elapsed();
+        assert!(took < LEASE + Duration::from_millis(100), "{took:?}");
+        assert_eq!(took >= LEASE, !first);
+        assert_eq!((stats.done, stats.given_back, stats.lost), (4, 1, 0));
+        assert_eq!(total(&store).await.live, 0);
+        let mut attempts = attempts(&store).await;
+        attempts.sort_unstable();
+        assert_eq!(attempts, [1, 2, 2, 2, 2], "those that ran are counted");
+    }
 }

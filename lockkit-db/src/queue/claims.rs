@@ -4,14 +4,17 @@
 //!
 //! | place | what is true | who moves it on |
 //! |---|---|---|
-//! | waiting | claimed, not begun | the dispatcher takes it; `withdraw` ends it; `close` gives it back; `fence` drops it |
+//! | waiting | claimed, not begun | the dispatcher takes it; `withdraw` ends it; `close` gives it back, and so does the lane after a while; `fence` drops it |
 //! | started | a handler runs | its [`Started`] finishes it, or is dropped with it |
 //! | finished | its acknowledgement waits to be sent | the lane puts it into a batch |
 //! | sent | in the one batch that is under way | the store's answer settles it |
 //!
 //! So each claim leaves by exactly one door: settled, disowned with its handler, or dropped
 //! by the fence. A batch that got no answer is sent again as it was, under its number, which
-//! the store answers without doing it twice.
+//! the store answers without doing it twice. So is a claim, even in a session that is closing: what it holds is
+//! to be given back.
+//!
+//! Of which queue to claim and to begin is [`Turns`]'s to say, and how far ahead, [`Pace`]'s.
 //!
 //! After `fence` finished acknowledgements are still offered: only the store knows whether the
 //! lease was really over, and its refusal is the truth to report.
@@ -24,7 +27,9 @@ use std::time::{Duration, Instant};
 use lockkit_core::Fence;
 use lockkit_core::sync::{Mutex, MutexGuard};
 
-use super::{Ack, AckBatch, ClaimedJob, JobId, Settlement, Verdict};
+use super::prefetch::Pace;
+use super::turns::{Ask, Turns};
+use super::{Ack, AckBatch, ClaimedJob, JobId, MAX_BATCH, Settlement, Verdict};
 
 pub(crate) struct Claims {
     limits: Limits,
@@ -36,10 +41,8 @@ pub(crate) struct Claims {
 pub(crate) struct Limits {
     /// Most claims held at once, in all four places.
     pub(crate) window: usize,
-    /// Most claims that wait or run: the handlers' slots, and what is claimed ahead of them.
-    pub(crate) ahead: usize,
-    /// More are claimed when no more than this are waiting.
-    pub(crate) low: usize,
+    /// Most claims that run.
+    pub(crate) slots: usize,
     /// A batch of this many is sent at once.
     pub(crate) batch: usize,
     /// Most bytes of results in a batch of more than one.
@@ -50,21 +53,24 @@ pub(crate) struct Limits {
 
 struct Locked {
     phase: Phase,
-    waiting: VecDeque<ClaimedJob>,
+    turns: Turns<Waiting>,
+    pace: Pace,
     started: usize,
     finished: VecDeque<Ack>,
     /// When the oldest of `finished` came.
     oldest: Option<Instant>,
     sent: Option<Arc<AckBatch>>,
     last_seq: u64,
-    /// The last claim got less than it asked for; left when the scout has seen work.
-    dry: bool,
-    /// How many claims in a row got nothing at all.
-    barren: u32,
     /// Of each role the one that waits; taken and woken after unlocking.
     dispatcher: Option<Waker>,
     lane: Option<Waker>,
-    scout: Option<Waker>,
+    /// One for each queue.
+    scouts: Vec<Option<Waker>>,
+}
+
+struct Waiting {
+    job: ClaimedJob,
+    since: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +86,10 @@ enum Phase {
 /// What the lane is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Send this, and ask for that many.
+    /// Send this, and make that claim.
     Exchange {
         batch: Option<Arc<AckBatch>>,
-        want: usize,
+        ask: Option<Ask>,
     },
     /// Wait to be woken, or for this time.
     Wait { until: Option<Instant> },
@@ -101,6 +107,14 @@ pub(crate) struct Started {
     claim: Option<(JobId, Fence)>,
 }
 
+/// A claim that is to be begun now.
+pub(crate) struct Taken {
+    /// The place of its queue.
+    pub(crate) queue: usize,
+    pub(crate) job: ClaimedJob,
+    pub(crate) started: Started,
+}
+
 /// How many claims are where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -112,20 +126,21 @@ pub(crate) struct Held {
 // === impl Claims ===
 
 impl Claims {
-    pub(crate) fn new(limits: Limits) -> Self {
+    /// For queues of these weights.
+    pub(crate) fn new(limits: Limits, weights: impl IntoIterator<Item = u32>, pace: Pace) -> Self {
+        let turns = Turns::new(weights);
         let locked = Locked {
             phase: Phase::Open,
-            waiting: VecDeque::new(),
+            scouts: vec![None; turns.queues()],
+            turns,
+            pace,
             started: 0,
             finished: VecDeque::new(),
             oldest: None,
             sent: None,
             last_seq: 0,
-            dry: false,
-            barren: 0,
             dispatcher: None,
             lane: None,
-            scout: None,
         };
         Self {
             limits,
@@ -137,25 +152,37 @@ impl Claims {
     pub(crate) fn look(&self, now: Instant, waker: &Waker) -> Look {
         let waker = waker.clone();
         let mut locked = self.locked.lock();
-        let hungry = locked.hungry(self.limits);
+        locked.give_back_old(now);
+        let goes = locked.hungry(self.limits) || locked.is_unsure();
         // Whoever goes anyway takes along what there is, in both directions: it costs nothing.
-        let batch = locked.batch_due(self.limits, now, hungry);
-        let want = if hungry || batch.is_some() {
-            locked.room(self.limits)
+        let batch = locked.batch_due(self.limits, now, goes);
+        let ask = if goes || batch.is_some() {
+            locked.ask(self.limits)
         } else {
-            0
+            None
         };
-        if batch.is_some() || want > 0 {
-            return Look::Exchange { batch, want };
+        if batch.is_some() || ask.is_some() {
+            return Look::Exchange { batch, ask };
         }
         if locked.phase != Phase::Open && locked.held() == 0 {
             return Look::Over;
         }
-        let until = locked.oldest.map(|oldest| oldest + self.limits.flush_after);
+        let flush = locked.oldest.map(|oldest| oldest + self.limits.flush_after);
+        let until = flush.into_iter().chain(locked.next_old()).min();
         let old = locked.lane.replace(waker);
         drop(locked);
         drop(old);
         Look::Wait { until }
+    }
+
+    /// An exchange has taken so long.
+    pub(crate) fn exchanged(&self, took: Duration) {
+        self.locked.lock().pace.exchanged(took);
+    }
+
+    /// The reply to a claim was lost.
+    pub(crate) fn unanswered(&self, ask: Ask) {
+        self.locked.lock().turns.lost(ask);
     }
 
     /// The store has answered a batch: its claims are gone.
@@ -173,23 +200,21 @@ impl Claims {
             .collect()
     }
 
-    /// The store has given us jobs, of `asked`.
-    pub(crate) fn deliver(&self, jobs: Vec<ClaimedJob>, asked: usize, now: Instant) {
+    /// The store has answered a claim with jobs.
+    pub(crate) fn deliver(&self, ask: Ask, jobs: Vec<ClaimedJob>, now: Instant) {
         let mut locked = self.locked.lock();
+        let dry = locked.turns.answered(ask, jobs.len());
         let mut wakers = [None, None];
         match locked.phase {
             Phase::Open => {
-                if jobs.len() < asked {
-                    locked.dry = true;
-                    wakers[0] = locked.scout.take();
+                if dry {
+                    wakers[0] = locked.scouts[ask.queue].take();
                 }
-                if jobs.is_empty() {
-                    locked.barren = locked.barren.saturating_add(1);
-                } else {
-                    locked.barren = 0;
+                if !jobs.is_empty() {
                     wakers[1] = locked.dispatcher.take();
                 }
-                locked.waiting.extend(jobs);
+                let waiting = jobs.into_iter().map(|job| Waiting { job, since: now });
+                locked.turns.push(ask.queue, waiting);
             }
             // They came too late to be begun.
             Phase::Closing => locked.release(jobs, now),
@@ -199,17 +224,14 @@ impl Claims {
         wake(wakers);
     }
 
-    /// The dispatcher's next job; none once the session is closing.
-    pub(crate) fn poll_take(
-        self: &Arc<Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<(ClaimedJob, Started)>> {
+    /// The dispatcher's next job, and the place of its queue; none once the session is closing.
+    pub(crate) fn poll_take(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
         let waker = cx.waker().clone();
         let mut locked = self.locked.lock();
         if locked.phase != Phase::Open {
             return Poll::Ready(None);
         }
-        let Some(job) = locked.waiting.pop_front() else {
+        let Some((queue, Waiting { job, .. })) = locked.turns.take() else {
             let old = locked.dispatcher.replace(waker);
             drop(locked);
             drop(old);
@@ -227,26 +249,30 @@ impl Claims {
             claims: Arc::clone(self),
             claim: Some((job.id, job.epoch)),
         };
-        Poll::Ready(Some((job, started)))
+        Poll::Ready(Some(Taken {
+            queue,
+            job,
+            started,
+        }))
     }
 
-    /// Waits until a claim came back short; answers how many in a row have come back empty.
-    pub(crate) fn poll_dry(&self, cx: &mut Context<'_>) -> Poll<u32> {
+    /// Waits until a claim of a queue came back short; answers how many in a row have come back empty.
+    pub(crate) fn poll_dry(&self, queue: usize, cx: &mut Context<'_>) -> Poll<u32> {
         let waker = cx.waker().clone();
         let mut locked = self.locked.lock();
-        if locked.dry {
-            return Poll::Ready(locked.barren);
+        if let Some(barren) = locked.turns.dry(queue) {
+            return Poll::Ready(barren);
         }
-        let old = locked.scout.replace(waker);
+        let old = locked.scouts[queue].replace(waker);
         drop(locked);
         drop(old);
         Poll::Pending
     }
 
-    /// There may be work again, or it is time to ask.
-    pub(crate) fn wet(&self) {
+    /// A queue may have work again: somebody has seen some, or at least it is time to ask.
+    pub(crate) fn wet(&self, queue: usize, seen: bool) {
         let mut locked = self.locked.lock();
-        locked.dry = false;
+        locked.turns.wet(queue, seen);
         let lane = locked.lane.take();
         drop(locked);
         wake([lane]);
@@ -259,8 +285,8 @@ impl Claims {
             return;
         }
         locked.phase = Phase::Closing;
-        let waiting = std::mem::take(&mut locked.waiting);
-        locked.release(waiting, now);
+        let waiting = locked.turns.drain();
+        locked.release(waiting.into_iter().map(|waiting| waiting.job), now);
         let wakers = [locked.lane.take(), locked.dispatcher.take()];
         drop(locked);
         wake(wakers);
@@ -269,17 +295,16 @@ impl Claims {
     /// A job is not wanted any more: if it waits, it is given up without being begun.
     pub(crate) fn withdraw(&self, id: JobId, epoch: Fence, now: Instant) {
         let mut locked = self.locked.lock();
-        let named = |job: &ClaimedJob| (job.id, job.epoch) == (id, epoch);
-        let at = locked.waiting.iter().position(named);
-        let Some(job) = at.and_then(|at| locked.waiting.remove(at)) else {
+        let named = |waiting: &Waiting| (waiting.job.id, waiting.job.epoch) == (id, epoch);
+        let Some(waiting) = locked.turns.remove(named) else {
             return;
         };
-        let ack = Ack::new(&job, Verdict::Cancelled);
+        let ack = Ack::new(&waiting.job, Verdict::Cancelled);
         locked.finished.push_back(ack);
         locked.oldest.get_or_insert(now);
         let lane = locked.lane.take();
         drop(locked);
-        drop(job);
+        drop(waiting);
         wake([lane]);
     }
 
@@ -287,7 +312,7 @@ impl Claims {
     pub(crate) fn fence(&self) {
         let mut locked = self.locked.lock();
         locked.phase = Phase::Fenced;
-        let waiting = std::mem::take(&mut locked.waiting);
+        let waiting = locked.turns.drain();
         let wakers = [locked.lane.take(), locked.dispatcher.take()];
         drop(locked);
         drop(waiting);
@@ -297,7 +322,7 @@ impl Claims {
     pub(crate) fn held(&self) -> Held {
         let locked = self.locked.lock();
         Held {
-            waiting: locked.waiting.len(),
+            waiting: locked.turns.waiting(),
             started: locked.started,
             unsettled: locked.unsettled(),
         }
@@ -306,6 +331,7 @@ impl Claims {
     fn finish(&self, ack: Ack, now: Instant) {
         let mut locked = self.locked.lock();
         locked.started -= 1;
+        locked.pace.ran(ack.busy);
         locked.finished.push_back(ack);
         locked.oldest.get_or_insert(now);
         self.ended(locked);
@@ -352,7 +378,7 @@ impl Locked {
     }
 
     fn held(&self) -> usize {
-        self.waiting.len() + self.started + self.unsettled()
+        self.turns.waiting() + self.started + self.unsettled()
     }
 
     /// How many more may be claimed.
@@ -360,15 +386,44 @@ impl Locked {
         if self.phase != Phase::Open {
             return 0;
         }
-        let ahead = limits
-            .ahead
-            .saturating_sub(self.waiting.len() + self.started);
+        let ahead = limits.slots + self.pace.ahead();
+        let ahead = ahead.saturating_sub(self.turns.waiting() + self.started);
         ahead.min(limits.window.saturating_sub(self.held()))
     }
 
     /// Whether it is time to claim more.
     fn hungry(&self, limits: Limits) -> bool {
-        !self.dry && self.waiting.len() <= limits.low && self.room(limits) > 0
+        self.room(limits) > 0 && self.turns.hungry(self.pace.ahead() / 2)
+    }
+
+    /// Whether the store may hold jobs for us of which we do not know.
+    fn is_unsure(&self) -> bool {
+        self.turns.is_lost() && self.phase != Phase::Fenced
+    }
+
+    fn ask(&mut self, limits: Limits) -> Option<Ask> {
+        if self.phase == Phase::Fenced {
+            return None;
+        }
+        let room = self.room(limits).min(MAX_BATCH);
+        self.turns.ask(room)
+    }
+
+    /// What has waited for too long goes to others.
+    fn give_back_old(&mut self, now: Instant) {
+        let patience = self.pace.patience();
+        let is_old = |waiting: &Waiting| waiting.since + patience <= now;
+        let old = self.turns.remove_front(is_old);
+        if !old.is_empty() {
+            self.pace.gave_back();
+            self.release(old.into_iter().map(|waiting| waiting.job), now);
+        }
+    }
+
+    /// When the next one has waited for too long.
+    fn next_old(&self) -> Option<Instant> {
+        let oldest = self.turns.fronts().map(|waiting| waiting.since).min();
+        oldest.map(|oldest| oldest + self.pace.patience())
     }
 
     /// The batch to send now: the one without an answer, or a new one if it is time.
@@ -387,7 +442,7 @@ impl Locked {
             || self.phase != Phase::Open
             || now >= oldest + limits.flush_after
             // Nobody is left to keep it company.
-            || (self.started == 0 && self.waiting.is_empty());
+            || (self.started == 0 && self.turns.waiting() == 0);
         if !due {
             return None;
         }

@@ -17,8 +17,9 @@ enum State<T> {
     /// that time, and by `lose`.
     Valid { until: T },
     /// The worker must not act for this session again. Never left: a heartbeat whose success
-    /// arrives now has come too late to be believed.
-    Lost,
+    /// arrives now has come too late to be believed. `at` is when it was over by this clock; none if it was given up
+    /// for another reason.
+    Lost { at: Option<T> },
 }
 
 impl<T: Copy + Ord> SessionLease<T> {
@@ -31,41 +32,53 @@ impl<T: Copy + Ord> SessionLease<T> {
     /// Whether the worker may act at `now`.
     pub(crate) fn is_valid(&self, now: T) -> bool {
         let mut state = self.state.lock();
-        match *state {
-            State::Valid { until } if now < until => true,
-            _ => {
-                *state = State::Lost;
-                false
-            }
-        }
+        state.look(now);
+        matches!(*state, State::Valid { .. })
     }
 
     /// A heartbeat has succeeded: the lease holds `until`, which was computed from before it was
     /// sent. Answers whether the lease is still valid at `now`.
     pub(crate) fn renewed(&self, until: T, now: T) -> bool {
         let mut state = self.state.lock();
-        match &mut *state {
-            State::Valid { until: old } if now < *old => {
-                *old = until.max(*old);
-                true
-            }
-            state => {
-                *state = State::Lost;
-                false
-            }
+        state.look(now);
+        if let State::Valid { until: old } = &mut *state {
+            *old = until.max(*old);
+            return true;
         }
+        false
     }
 
-    /// The store said that the lease is over.
+    /// The lease is over, or not to be relied on any more.
     pub(crate) fn lose(&self) {
-        *self.state.lock() = State::Lost;
+        let mut state = self.state.lock();
+        if let State::Valid { .. } = *state {
+            *state = State::Lost { at: None };
+        }
     }
 
     /// The time at which the lease ends unless it is renewed; none if it is lost.
     pub(crate) fn until(&self) -> Option<T> {
         match *self.state.lock() {
             State::Valid { until } => Some(until),
-            State::Lost => None,
+            State::Lost { .. } => None,
+        }
+    }
+
+    /// When a lost lease was over by this clock; none if it is not lost, or was given up for another reason.
+    pub(crate) fn ran_out(&self) -> Option<T> {
+        match *self.state.lock() {
+            State::Valid { .. } => None,
+            State::Lost { at } => at,
+        }
+    }
+}
+
+impl<T: Copy + Ord> State<T> {
+    fn look(&mut self, now: T) {
+        if let Self::Valid { until } = *self
+            && now >= until
+        {
+            *self = Self::Lost { at: Some(until) };
         }
     }
 }

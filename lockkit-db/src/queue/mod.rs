@@ -43,11 +43,15 @@ mod lease;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod prefetch;
+#[cfg(feature = "signal")]
+mod signal;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod transactional;
+mod turns;
 mod worker;
 
 pub use checkup::{
@@ -62,6 +66,8 @@ pub use job::{
 pub use memory::{Fault, MemoryStore, Op};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
+#[cfg(feature = "signal")]
+pub use signal::termination;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Durability, SqliteOptions, SqliteStore, WritesHeld};
 pub use store::{

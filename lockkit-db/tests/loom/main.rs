@@ -19,10 +19,14 @@ mod locks;
 #[path = "../../src/transaction/machine.rs"]
 mod machine;
 mod optimistic;
+#[path = "../../src/queue/prefetch.rs"]
+mod prefetch;
 #[expect(dead_code, reason = "the locks use the rest")]
 #[path = "../../src/pessimistic/text.rs"]
 mod text;
 mod transaction;
+#[path = "../../src/queue/turns.rs"]
+mod turns;
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -34,10 +38,12 @@ use lockkit_core::Fence;
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::{Mutex, thread};
 // The claims' own names for these: `super` is this file.
-use lockkit_db::queue::{Ack, AckBatch, ClaimedJob, JobId, Settlement, Verdict};
+use lockkit_db::queue::{Ack, AckBatch, ClaimedJob, JobId, MAX_BATCH, Settlement, Verdict};
 
-use crate::claims::{Claims, Held, Limits, Look};
+use crate::claims::{Claims, Held, Limits, Look, Taken};
 use crate::lease::SessionLease;
+use crate::prefetch::Pace;
+use crate::turns::Ask;
 
 /// What the store has committed: the verdicts by job, and the batches by number.
 #[derive(Default)]
@@ -59,15 +65,40 @@ fn job(id: i64) -> ClaimedJob {
     }
 }
 
+/// How long a job may wait in these scenes before it is given back.
+const PATIENCE: Duration = Duration::from_hours(1);
+
 fn claims(window: usize, batch: usize) -> Arc<Claims> {
-    Arc::new(Claims::new(Limits {
+    of_queues(&[1], window, batch)
+}
+
+fn of_queues(weights: &[u32], window: usize, batch: usize) -> Arc<Claims> {
+    let limits = Limits {
         window,
-        ahead: window,
+        slots: window,
         bytes: usize::MAX,
-        low: 0,
         batch,
         flush_after: Duration::ZERO,
-    }))
+    };
+    let pace = Pace::new(window, 0, PATIENCE);
+    Arc::new(Claims::new(limits, weights.iter().copied(), pace))
+}
+
+/// The answer to a claim of so many of one queue.
+fn brings(claims: &Claims, queue: usize, jobs: Vec<ClaimedJob>, n: usize) {
+    let (seq, again) = (0, false);
+    let ask = Ask {
+        queue,
+        n,
+        seq,
+        again,
+    };
+    claims.deliver(ask, jobs, now());
+}
+
+/// As the dispatcher does.
+fn take(claims: &Arc<Claims>) -> Option<Taken> {
+    block_on(poll_fn(|cx| claims.poll_take(cx)))
 }
 
 fn now() -> Instant {
@@ -79,7 +110,7 @@ fn now() -> Instant {
 /// The dispatcher and its handlers in one: begins what it is given and ends it well.
 fn work(claims: &Arc<Claims>) -> usize {
     let mut begun = 0;
-    while let Some((job, started)) = block_on(poll_fn(|cx| claims.poll_take(cx))) {
+    while let Some(Taken { job, started, .. }) = take(claims) {
         begun += 1;
         started.finish(Ack::done(&job), now());
     }
@@ -94,12 +125,12 @@ fn lane(claims: &Claims, store: &Mutex<Store>, mut lost: usize) {
             Look::Wait { .. } => Poll::Pending,
             look => Poll::Ready(look),
         }));
-        let Look::Exchange { batch, want } = look else {
+        let Look::Exchange { batch, ask } = look else {
             break;
         };
-        if want > 0 {
+        if let Some(ask) = ask {
             // There is never more than what the scene began with.
-            claims.deliver(Vec::new(), want, now());
+            claims.deliver(ask, Vec::new(), now());
         }
         let Some(batch) = batch else { continue };
         commit(&mut store.lock(), &batch);
@@ -137,12 +168,11 @@ fn a_job_that_nobody_wants_is_begun_or_given_up_and_not_both() {
     // Mutant: C60
     check("withdraw vs take", 3, || {
         let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
-        claims.deliver(vec![job(1)], 1, now());
+        brings(&claims, 0, vec![job(1)], 1);
         let worker = thread::spawn({
             let claims = Arc::clone(&claims);
             move || {
-                let taken = block_on(poll_fn(|cx| claims.poll_take(cx)));
-                if let Some((job, started)) = taken {
+                if let Some(Taken { job, started, .. }) = take(&claims) {
                     started.finish(Ack::done(&job), now());
                 }
             }
@@ -165,7 +195,7 @@ fn prefetched_jobs_are_begun_or_given_back_at_a_drain() {
     // Mutant C19: a drain keeps what was claimed and not begun.
     check("prefetch vs drain", 3, || {
         let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
-        claims.deliver(vec![job(1), job(2)], 2, now());
+        brings(&claims, 0, vec![job(1), job(2)], 2);
         let worker = thread::spawn({
             let claims = Arc::clone(&claims);
             move || work(&claims)
@@ -197,14 +227,13 @@ fn a_batch_whose_reply_was_lost_is_sent_again_as_it_was() {
     // Mutant Q1: a batch without an answer is forgotten, and the next one takes its number.
     check("lost reply", 2, || {
         let (claims, store) = (claims(4, 1), Arc::new(Mutex::new(Store::default())));
-        claims.deliver(vec![job(1), job(2)], 2, now());
+        brings(&claims, 0, vec![job(1), job(2)], 2);
         let lane = thread::spawn({
             let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
             move || lane(&claims, &store, 1)
         });
         for _ in 0..2 {
-            let taken = block_on(poll_fn(|cx| claims.poll_take(cx)));
-            let (job, started) = taken.expect("the session is open");
+            let Taken { job, started, .. } = take(&claims).expect("the session is open");
             started.finish(Ack::done(&job), now());
         }
         claims.close(now());
@@ -219,11 +248,11 @@ fn a_finished_acknowledgement_wakes_the_lane() {
     // Mutant Q2: `finish` forgets the lane.
     check("push vs flush", 2, || {
         let (claims, store) = (claims(1, 2), Arc::new(Mutex::new(Store::default())));
-        claims.deliver(vec![job(1)], 1, now());
+        brings(&claims, 0, vec![job(1)], 1);
         let worker = thread::spawn({
             let claims = Arc::clone(&claims);
             move || {
-                let (job, started) = block_on(poll_fn(|cx| claims.poll_take(cx))).unwrap();
+                let Taken { job, started, .. } = take(&claims).unwrap();
                 started.finish(Ack::done(&job), now());
             }
         });
@@ -233,11 +262,11 @@ fn a_finished_acknowledgement_wakes_the_lane() {
                 Look::Wait { .. } => Poll::Pending,
                 look => Poll::Ready(look),
             }));
-            let Look::Exchange { batch, want } = look else {
+            let Look::Exchange { batch, ask } = look else {
                 panic!("the session is open")
             };
-            if want > 0 {
-                claims.deliver(Vec::new(), want, now());
+            if let Some(ask) = ask {
+                claims.deliver(ask, Vec::new(), now());
             }
             if let Some(batch) = batch {
                 commit(&mut store.lock(), &batch);
@@ -254,7 +283,7 @@ fn a_fence_begins_nothing_more_and_still_offers_what_is_finished() {
     // Mutant Q3: the fence leaves the claimed jobs for the dispatcher.
     check("fence vs handlers", 3, || {
         let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
-        claims.deliver(vec![job(1), job(2)], 2, now());
+        brings(&claims, 0, vec![job(1), job(2)], 2);
         let worker = thread::spawn({
             let claims = Arc::clone(&claims);
             move || work(&claims)
@@ -267,7 +296,7 @@ fn a_fence_begins_nothing_more_and_still_offers_what_is_finished() {
         // From here on nothing is begun; what arrives late is dropped.
         let after = poll_once(&claims);
         assert!(after.is_none(), "begun after the fence");
-        claims.deliver(vec![job(3)], 1, now());
+        brings(&claims, 0, vec![job(3)], 1);
         let begun = worker.join().unwrap();
         lane.join().unwrap();
         let store = store.lock();
@@ -284,7 +313,7 @@ fn a_fence_begins_nothing_more_and_still_offers_what_is_finished() {
 fn poll_once(claims: &Arc<Claims>) -> Option<i64> {
     let taken = block_on(poll_fn(|cx| Poll::Ready(claims.poll_take(cx))));
     match taken {
-        Poll::Ready(Some((job, started))) => {
+        Poll::Ready(Some(Taken { job, started, .. })) => {
             started.finish(Ack::done(&job), now());
             Some(job.id.0)
         }
@@ -297,8 +326,8 @@ fn a_handler_that_is_dropped_does_not_hold_a_drain_up() {
     // Mutant Q4: a dropped handler's claim stays counted as begun.
     check("dropped handler vs drain", 3, || {
         let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
-        claims.deliver(vec![job(1)], 1, now());
-        let (_, started) = block_on(poll_fn(|cx| claims.poll_take(cx))).unwrap();
+        brings(&claims, 0, vec![job(1)], 1);
+        let Taken { started, .. } = take(&claims).unwrap();
         let lane = thread::spawn({
             let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
             move || lane(&claims, &store, 0)
@@ -323,12 +352,12 @@ fn news_of_work_is_not_lost_on_the_lane() {
     check("wake vs look", 2, || {
         let claims = claims(1, 1);
         // The last claim came back empty.
-        claims.deliver(Vec::new(), 1, now());
+        brings(&claims, 0, Vec::new(), 1);
         let scout = thread::spawn({
             let claims = Arc::clone(&claims);
             move || {
-                block_on(poll_fn(|cx| claims.poll_dry(cx)));
-                claims.wet();
+                block_on(poll_fn(|cx| claims.poll_dry(0, cx)));
+                claims.wet(0, true);
             }
         });
         let look = block_on(poll_fn(|cx| match claims.look(now(), cx.waker()) {
@@ -339,10 +368,126 @@ fn news_of_work_is_not_lost_on_the_lane() {
             look,
             Look::Exchange {
                 batch: None,
-                want: 1
+                ask: Some(Ask {
+                    queue: 0,
+                    n: 1,
+                    seq: 1,
+                    again: false
+                })
             }
         );
         scout.join().unwrap();
+    });
+}
+
+#[test]
+fn what_waits_for_too_long_is_begun_or_given_back_or_dropped_and_not_two_of_these() {
+    // Mutants: C33, C34
+    check("refill vs take vs return vs fence", 3, || {
+        let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
+        brings(&claims, 0, vec![job(1)], 1);
+        let worker = thread::spawn({
+            let claims = Arc::clone(&claims);
+            move || work(&claims)
+        });
+        // The lane, an hour later: what still waits is old. Then another one comes.
+        let lane = thread::spawn({
+            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
+            move || {
+                let waker = std::task::Waker::noop();
+                let look = claims.look(now() + PATIENCE, waker);
+                assert_eq!(
+                    claims.held().waiting,
+                    0,
+                    "begun, given back or dropped: {look:?}"
+                );
+                if let Look::Exchange {
+                    batch: Some(batch), ..
+                } = look
+                {
+                    commit(&mut store.lock(), &batch);
+                    claims.settled(batch.seq, &vec![Settlement::Accepted; batch.acks.len()]);
+                }
+                brings(&claims, 0, vec![job(2)], 1);
+                lane(&claims, &store, 0);
+            }
+        });
+        claims.fence();
+        let begun = worker.join().unwrap();
+        lane.join().unwrap();
+        let store = store.lock();
+        let released = |end: &&Verdict| **end == Verdict::Release;
+        let back = store.settled.values().filter(released).count();
+        assert_eq!(store.settled.len(), begun + back, "the rest was dropped");
+        let others = store.settled.values().filter(|end| !released(end));
+        let done = others.filter(|end| matches!(end, Verdict::Done { .. }));
+        assert_eq!(done.count(), begun);
+        assert_eq!(claims.held(), Held::default());
+    });
+}
+
+#[test]
+fn each_queue_has_its_own_news() {
+    // Mutants: C11, C32
+    check("two scouts vs look", 2, || {
+        let claims = of_queues(&[1, 1], 2, 1);
+        for queue in 0..2 {
+            brings(&claims, queue, Vec::new(), 1);
+        }
+        let scout = thread::spawn({
+            let claims = Arc::clone(&claims);
+            move || {
+                block_on(poll_fn(|cx| claims.poll_dry(1, cx)));
+                claims.wet(1, true);
+            }
+        });
+        let look = block_on(poll_fn(|cx| match claims.look(now(), cx.waker()) {
+            Look::Wait { .. } => Poll::Pending,
+            look => Poll::Ready(look),
+        }));
+        let Look::Exchange { ask: Some(ask), .. } = look else {
+            panic!("{look:?}")
+        };
+        assert_eq!((ask.queue, ask.n), (1, 2), "all of the room is its own");
+        scout.join().unwrap();
+    });
+}
+
+#[test]
+fn a_claim_whose_reply_was_lost_is_made_good_before_a_session_closes() {
+    // Mutants: C29, C31
+    check("lost claim vs drain", 2, || {
+        let (claims, store) = (
+            of_queues(&[1, 1], 2, 2),
+            Arc::new(Mutex::new(Store::default())),
+        );
+        let waker = std::task::Waker::noop();
+        let Look::Exchange {
+            ask: Some(first), ..
+        } = claims.look(now(), waker)
+        else {
+            panic!("there is room")
+        };
+        claims.unanswered(first);
+        let closer = thread::spawn({
+            let claims = Arc::clone(&claims);
+            move || claims.close(now())
+        });
+        let Look::Exchange {
+            ask: Some(again), ..
+        } = claims.look(now(), waker)
+        else {
+            panic!("it is not known what the session holds")
+        };
+        assert_eq!(
+            (again.queue, again.n, again.seq, again.again),
+            (first.queue, first.n, first.seq, true)
+        );
+        claims.deliver(again, vec![job(1)], now());
+        closer.join().unwrap();
+        lane(&claims, &store, 0);
+        assert_eq!(store.lock().settled[&1], Verdict::Release);
+        assert_eq!(claims.held(), Held::default());
     });
 }
 
@@ -385,7 +530,7 @@ fn nothing_is_begun_once_the_lease_has_been_called_lost() {
     // Mutant Q3, seen from the handler.
     check("heartbeat vs completion vs fence", 3, || {
         let (claims, lease) = (claims(2, 1), Arc::new(SessionLease::new(1_u64)));
-        claims.deliver(vec![job(1)], 1, now());
+        brings(&claims, 0, vec![job(1)], 1);
         let heart = thread::spawn({
             let (claims, lease) = (Arc::clone(&claims), Arc::clone(&lease));
             move || {
@@ -397,8 +542,7 @@ fn nothing_is_begun_once_the_lease_has_been_called_lost() {
         let handler = thread::spawn({
             let (claims, lease) = (Arc::clone(&claims), Arc::clone(&lease));
             move || {
-                let taken = block_on(poll_fn(|cx| claims.poll_take(cx)));
-                taken.is_some_and(|(job, started)| {
+                take(&claims).is_some_and(|Taken { job, started, .. }| {
                     let begun = lease.is_valid(0);
                     if begun {
                         started.finish(Ack::done(&job), now());

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,11 +26,22 @@ use crate::transaction::Tx;
 ///
 /// Implemented for every `Fn(Job) -> impl Future<Output = HandlerResult>`.
 ///
+/// # When it is to stop
+///
+/// - When its job was [cancelled](crate::queue::JobStore::cancel), or its [time](super::WorkerBuilder::job_timeout) is
+///   over.
+/// - When the lease is about to be lost, by the worker's own clock, or a [drain](super::WorkerBuilder::drain)'s time is
+///   over.
+///
+/// Then the job's [token](Job::token) is cancelled, and the handler has a twentieth of the lease (1.5 s by default) to end
+/// by itself: what it ends with counts. After that it is dropped at its next await, which is before the store gives
+/// its job to somebody else. There is no such grace when the store has given the job away already, when a drain
+/// is [hurried](super::Worker::run_until), or when the worker is dropped.
+///
 /// # Cancel safety
 ///
-/// The future is dropped at an await when its job was [cancelled](crate::queue::JobStore::cancel), when the lease is lost, or when a
-/// drain's time is over. In the latter two the job then runs again elsewhere, so what a handler does must be safe to do again; what it
-/// writes elsewhere can show [`Job::fence`].
+/// A handler is dropped at any await, as above. Unless its job was cancelled, that runs again, here or
+/// elsewhere, so what a handler does must be safe to do again; what it writes elsewhere can show [`Job::fence`].
 pub trait Handler: Send + Sync + 'static {
     /// Runs one job. An error puts it back for another try, until its attempts are used up; but for
     /// [`Error::Undecodable`](crate::Error::Undecodable), which no further one can mend.
@@ -60,6 +70,7 @@ pub enum Completion {
 /// A job that a handler runs.
 pub struct Job {
     pub(super) claimed: ClaimedJob,
+    pub(super) queue: Arc<str>,
     pub(super) cancelled: CancellationToken,
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) session: i64,
@@ -90,6 +101,12 @@ impl Job {
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.claimed.epoch
+    }
+
+    /// The queue that it is from.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.queue
     }
 
     /// Acknowledges the job as done, as part of a transaction: what the handler does in it and the end of the job
@@ -167,15 +184,34 @@ impl Job {
         done.settle(tx).await
     }
 
-    /// Ready when the handler should stop: the lease is lost, a drain's time is over, or the job was
-    /// [cancelled](crate::queue::JobStore::cancel). The
-    /// handler is dropped at its next await anyhow; a loop that does not await asks
-    /// [`is_cancelled`](Self::is_cancelled).
+    /// Cancelled when the handler is to stop, for one of the [reasons](Handler#when-it-is-to-stop) there are; a
+    /// clone can be given to whatever works for it.
+    ///
+    /// ```
+    /// use lockkit_db::queue::{Completion, HandlerResult, Job};
+    ///
+    /// async fn index(job: Job) -> HandlerResult {
+    ///     for page in 0..1000 {
+    ///         if job.token().is_cancelled() {
+    ///             // What was done so far is kept for the next attempt.
+    ///             return Err(format!("told to stop at page {page}").into());
+    ///         }
+    ///         tokio::task::yield_now().await;
+    ///     }
+    ///     Ok(Completion::Done)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn token(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    /// Ready when the handler is to stop: see [`token`](Self::token).
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
 
-    /// Whether the handler should stop.
+    /// Whether the handler is to stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.is_cancelled()

@@ -9,6 +9,7 @@ mod session;
 
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use super::store::{JobStore, Session};
 use super::{Ack, Settlement, Verdict};
 use crate::Error;
 
-/// Runs the jobs of one queue.
+/// Runs the jobs of one queue, or of several with weights.
 ///
 /// A worker opens a session with the store, keeps its lease alive, claims jobs ahead of need,
 /// runs the [`Handler`] on a [`WorkerPool`], and settles the results in batches. A job counts as
@@ -35,7 +36,7 @@ use crate::Error;
 ///
 /// A worker that was paused, or cut off from the store for longer than its lease, stops by its own
 /// clock before the store gives its jobs to others: it begins nothing more, drops what it had
-/// claimed ahead, cancels running handlers, and then opens a new session. Results that were
+/// claimed ahead, tells running handlers to stop, drops them, and then opens a new session. Results that were
 /// already on their way are still offered; the store refuses them if the lease was over.
 ///
 /// # What it tells
@@ -116,6 +117,8 @@ pub struct WorkerStats {
     pub failed: u64,
     /// Jobs accepted back unstarted, or for later.
     pub given_back: u64,
+    /// Handlers whose time was over. Unless they had a better answer in their grace, their jobs failed.
+    pub timed_out: u64,
     /// Jobs accepted as cancelled.
     pub cancelled: u64,
     /// Acknowledgements that were refused because the claim had ended.
@@ -152,8 +155,9 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
         WorkerBuilder::new(store, handler)
     }
 
-    /// Works until `until` is ready, then drains: claims nothing more, gives back what has
-    /// not begun, lets handlers finish within the drain's time, settles, and ends the session.
+    /// Works until `until` is ready, then drains: it claims nothing more, gives back what has
+    /// not begun, lets handlers finish within the [drain](WorkerBuilder::drain)'s time, settles all, and ends the
+    /// session. What was not begun is nobody's then, and its attempt is not counted.
     ///
     /// Failures of the store are waited out, with one exception: a panic in the store or in the
     /// callback is passed on.
@@ -162,10 +166,28 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
     ///
     /// Dropping the future stops the worker as a crash would: handlers are dropped at their
     /// next await, and the jobs come back when the lease is over.
-    pub async fn run(&self, until: impl Future<Output = ()>) -> WorkerStats {
-        let stop = CancellationToken::new();
+    pub fn run(&self, until: impl Future<Output = ()>) -> impl Future<Output = WorkerStats> {
+        self.run_until(until, std::future::pending())
+    }
+
+    /// [`run`](Self::run), with an end to the drain's time: as soon as `hurry` is ready, handlers that still run are dropped at
+    /// their next await, and the rest of the drain is as ever. What they were at is given back, its attempt counted.
+    /// `hurry` may also come first.
+    ///
+    /// With the feature `signal`, `termination` makes both of signals.
+    ///
+    /// # Cancel safety
+    ///
+    /// As `run`'s.
+    pub async fn run_until(
+        &self,
+        until: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> WorkerStats {
+        let (mut until, mut hurry) = (pin!(until), pin!(hurry));
+        let (stop, rush) = (CancellationToken::new(), CancellationToken::new());
         let sessions = async {
-            while let Some(end) = self.shared.session(&stop).await {
+            while let Some(end) = self.shared.session(&stop, &rush).await {
                 match end {
                     End::Stopped => break,
                     End::Lost => {
@@ -174,13 +196,22 @@ impl<S: JobStore, H: Handler> Worker<S, H> {
                 }
             }
         };
-        tokio::pin!(sessions);
+        let mut sessions = pin!(sessions);
         tokio::select! {
             biased;
-            () = until => stop.cancel(),
+            () = &mut hurry => rush.cancel(),
+            () = &mut until => {}
             () = &mut sessions => unreachable!("sessions follow each other until they are stopped"),
         }
-        sessions.await;
+        stop.cancel();
+        tokio::select! {
+            biased;
+            () = hurry, if !rush.is_cancelled() => {
+                rush.cancel();
+                sessions.await;
+            }
+            () = &mut sessions => {}
+        }
         self.stats()
     }
 

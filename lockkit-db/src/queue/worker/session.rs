@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 use lockkit_core::sync::atomic::{AtomicBool, Ordering};
+use lockkit_core::{Fence, panics};
 use lockkit_pool::WorkerPool;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -22,11 +21,13 @@ use super::observe::Observer;
 use super::{Completion, Handler, HandlerResult, Job, Settled, Shared};
 use crate::Error;
 use crate::error::chain_of_causes;
-use crate::queue::claims::{Claims, Held, Limits, Look, Started};
+use crate::queue::claims::{Claims, Held, Limits, Look, Taken};
 use crate::queue::job::{MAX_DELAY, MAX_ERROR};
 use crate::queue::lease::SessionLease;
+use crate::queue::prefetch::Pace;
 use crate::queue::store::{ClaimSpec, JobStore, Renewal, Session};
-use crate::queue::{Ack, ClaimedJob, JobId, MAX_BATCH, Settlement, Verdict};
+use crate::queue::turns::Ask;
+use crate::queue::{Ack, ClaimedJob, JobId, Settlement, Verdict};
 
 /// A batch is cut where its results are larger than this together.
 const BATCH_BYTES: usize = 8 << 20;
@@ -57,7 +58,9 @@ struct Desk<S, H> {
     lease: SessionLease<Instant>,
     /// Cancelled when the lease is lost.
     lost: CancellationToken,
-    /// Cancelled when running handlers must stop.
+    /// Cancelled when running handlers are told to stop.
+    stop: CancellationToken,
+    /// Cancelled when they are dropped.
     cancel: CancellationToken,
     /// By claim, what is cancelled when the job is not wanted any more.
     running: Mutex<Running>,
@@ -74,22 +77,29 @@ struct Listed<'a> {
 // === impl Shared: a session ===
 
 impl<S: JobStore, H: Handler> Shared<S, H> {
-    /// One session from its opening to its end; none if it was stopped before it opened.
-    pub(super) async fn session(self: &Arc<Self>, stop: &CancellationToken) -> Option<End> {
+    /// One session from its opening to its end; none if it was stopped before it opened. Once it is stopped, `rush` is
+    /// the end of the time of its handlers.
+    pub(super) async fn session(
+        self: &Arc<Self>,
+        stop: &CancellationToken,
+        rush: &CancellationToken,
+    ) -> Option<End> {
         let (session, sent) = tokio::select! {
             biased;
             () = stop.cancelled() => return None,
             opened = self.open() => opened,
         };
         let config = &self.config;
-        let claims = Arc::new(Claims::new(Limits {
+        let limits = Limits {
             window: config.slots + config.prefetch + config.batch,
-            ahead: config.slots + config.prefetch,
-            low: config.prefetch / 2,
+            slots: config.slots,
             batch: config.batch,
             bytes: BATCH_BYTES,
             flush_after: config.flush_after,
-        }));
+        };
+        let weights = config.queues.iter().map(|(_, weight)| *weight);
+        let pace = Pace::new(config.slots, config.prefetch, config.patience());
+        let claims = Arc::new(Claims::new(limits, weights, pace));
         *self.claims.lock() = Some(Arc::clone(&claims));
         let desk = Arc::new(Desk {
             shared: Arc::clone(self),
@@ -98,16 +108,20 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
             claims,
             lease: SessionLease::new(sent + config.trust()),
             lost: CancellationToken::new(),
+            stop: CancellationToken::new(),
             cancel: CancellationToken::new(),
             running: Mutex::default(),
         });
         // Whatever way this future ends, dropped or finished, the session's tasks end with it.
         let _cancel = desk.cancel.clone().drop_guard();
+        let _stop = desk.stop.clone().drop_guard();
         let pool = WorkerPool::new(config.slots).expect("the builder has checked the slots");
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&desk).beat());
         tasks.spawn(Arc::clone(&desk).dispatch(pool));
-        tasks.spawn(Arc::clone(&desk).scout());
+        for queue in 0..config.queues.len() {
+            tasks.spawn(Arc::clone(&desk).scout(queue));
+        }
         tasks.spawn(Arc::clone(&desk).keep_up());
         let mut lane = JoinSet::new();
         lane.spawn(Arc::clone(&desk).settle_and_claim());
@@ -124,11 +138,18 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
             tokio::select! {
                 () = desk.lost.cancelled() => {}
                 () = surface(&mut tasks) => {}
+                () = rush.cancelled() => {}
                 _ = timeout(config.drain, surface(&mut lane)) => {}
             }
         }
         if desk.lost.is_cancelled() {
             desk.claims.fence();
+        }
+        desk.stop.cancel();
+        tokio::select! {
+            () = rush.cancelled() => {}
+            () = sleep_until(desk.grace_ends()) => {}
+            () = surface(&mut lane) => {}
         }
         desk.cancel.cancel();
         // Handlers are dropped at their next await and acknowledgements are still offered, but
@@ -199,32 +220,40 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
     async fn dispatch(self: Arc<Self>, pool: WorkerPool) {
         loop {
             let slot = pool.reserve().await.expect("the pool is never closed");
-            let Some((job, started)) = poll_fn(|cx| self.claims.poll_take(cx)).await else {
+            let Some(taken) = poll_fn(|cx| self.claims.poll_take(cx)).await else {
                 break;
             };
             // A paused process wakes up here with a job that may be somebody else's by now.
             if !self.lease.is_valid(Instant::now()) {
                 self.lost.cancel();
                 self.claims.fence();
-                drop(started);
+                drop(taken);
                 break;
             }
-            drop(slot.spawn(Arc::clone(&self).handle(job, started)));
+            drop(slot.spawn(Arc::clone(&self).handle(taken)));
         }
         std::future::pending::<()>().await;
     }
 
     /// Runs one handler to its end, or to the end of its time.
-    async fn handle(self: Arc<Self>, claimed: ClaimedJob, started: Started) {
+    async fn handle(self: Arc<Self>, taken: Taken) {
+        let Taken {
+            queue,
+            job: claimed,
+            started,
+        } = taken;
+        let queue = &self.config().queues[queue].0;
         let begun = Instant::now();
         let claim = claimed.clone();
-        // Of the session's end it hears too.
-        let unwanted = self.cancel.child_token();
+        let unwanted = CancellationToken::new();
         let _listed = self.list((claim.id, claim.epoch), unwanted.clone());
+        // Of the session's end it hears too.
+        let stop = self.stop.child_token();
         let in_doubt = Arc::new(AtomicBool::new(false));
         let job = Job {
             claimed,
-            cancelled: unwanted.clone(),
+            queue: Arc::clone(queue),
+            cancelled: stop.clone(),
             #[cfg(any(feature = "postgres", feature = "sqlite"))]
             session: self.session.id,
             #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -232,22 +261,26 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             #[cfg(any(feature = "postgres", feature = "sqlite"))]
             in_doubt: Arc::clone(&in_doubt),
         };
-        let queue = &*self.config().queue;
         let span = self.observer.run(queue, &claim);
         self.observer.holds(|| self.claims.held());
-        let run = AssertUnwindSafe(async { self.shared.handler.handle(job).await })
-            .catch_unwind()
-            .instrument(span.clone());
+        let run = contained(async { self.shared.handler.handle(job).await });
+        let run = run.instrument(span.clone());
         let result = tokio::select! {
             biased;
             // Disowned: the store gives the job to somebody else.
             () = self.cancel.cancelled() => return,
-            () = unwanted.cancelled() => None,
+            () = self.time_is_over(&unwanted, &stop) => None,
             result = run => Some(result),
         };
         let verdict = match result {
-            None => Verdict::Cancelled,
             Some(result) => self.verdict(&claim, result, in_doubt.load(Ordering::Relaxed)),
+            None => self.retry(&claim, self.ran_too_long()),
+        };
+        // What it had done by then is done.
+        let verdict = match verdict {
+            Verdict::Done { .. } => verdict,
+            _ if unwanted.is_cancelled() => Verdict::Cancelled,
+            _ => verdict,
         };
         let mut ack = Ack::new(&claim, verdict).busy(begun.elapsed());
         if let Err(error) = ack.check() {
@@ -262,11 +295,47 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
         self.observer.holds(|| self.claims.held());
     }
 
+    /// Ready when a handler was told to stop, because its job is not wanted or has run for too long, and its grace is
+    /// over.
+    async fn time_is_over(&self, unwanted: &CancellationToken, stop: &CancellationToken) {
+        let timed_out = async {
+            match self.config().job_timeout {
+                Some(limit) => sleep(limit).await,
+                None => std::future::pending().await,
+            }
+            self.shared.stats.lock().timed_out += 1;
+        };
+        tokio::select! {
+            biased;
+            () = unwanted.cancelled() => {}
+            () = timed_out => {}
+        }
+        stop.cancel();
+        sleep(self.config().grace()).await;
+    }
+
+    fn ran_too_long(&self) -> String {
+        let limit = self.config().job_timeout.unwrap_or_default();
+        format!("the handler ran longer than {limit:?}")
+    }
+
+    /// When handlers are dropped that were told to stop as the session ends.
+    fn grace_ends(&self) -> Instant {
+        let grace = self.config().grace();
+        match (self.lost.is_cancelled(), self.lease.ran_out()) {
+            (false, _) => Instant::now() + grace,
+            // Counted from then, as the process may have been paused since.
+            (true, Some(at)) => at + grace,
+            // The store has said so, or it does not answer.
+            (true, None) => Instant::now(),
+        }
+    }
+
     /// What a handler's end says of its job.
     fn verdict(
         &self,
         claim: &ClaimedJob,
-        result: std::thread::Result<HandlerResult>,
+        result: Result<HandlerResult, String>,
         in_doubt: bool,
     ) -> Verdict {
         match result {
@@ -290,7 +359,7 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 error: text(&*error),
             },
             Ok(Err(error)) => self.retry(claim, text(&*error)),
-            Err(panic) => self.retry(claim, format!("the handler panicked: {}", message(&*panic))),
+            Err(panic) => self.retry(claim, format!("the handler panicked: {panic}")),
         }
     }
 
@@ -316,32 +385,21 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
     async fn settle_and_claim(self: Arc<Self>) {
         let mut pause = Duration::from_millis(5);
         let mut failures = 0;
-        // The number of the last claim, and whether its reply was lost.
-        let (mut seq, mut again) = (0, false);
         // Whether a reply to the batch that is under way was lost.
         let mut unsure = false;
         loop {
-            let (batch, want) = match self.look().await {
-                Look::Exchange { batch, want } => (batch, want),
+            let (batch, ask) = match self.look().await {
+                Look::Exchange { batch, ask } => (batch, ask),
                 Look::Over | Look::Wait { .. } => return,
             };
-            let want = if self.lease.is_valid(Instant::now()) {
-                want
-            } else {
-                0
-            };
-            if batch.is_none() && want == 0 {
+            let ask = ask.filter(|_| self.lease.is_valid(Instant::now()));
+            if batch.is_none() && ask.is_none() {
                 // The fence is on its way.
                 self.lost.cancelled().await;
                 self.claims.fence();
                 continue;
             }
-            let claim = (want > 0).then(|| {
-                seq += u64::from(!again);
-                let n = want.min(MAX_BATCH);
-                let spec = ClaimSpec::new(&*self.config().queue, n).numbered(seq);
-                if again { spec.again() } else { spec }
-            });
+            let claim = ask.map(|ask| self.spec(ask));
             let store = &self.shared.store;
             let exchange = store.exchange(&self.session, batch.as_deref(), claim.as_ref());
             let limit = EXCHANGE_LIMIT.max(self.config().lease * 2);
@@ -352,7 +410,7 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 tracing::warn!(?limit, "the job store does not answer");
                 self.lease.lose();
                 self.lost.cancel();
-                again |= claim.is_some();
+                ask.inspect(|ask| self.claims.unanswered(*ask));
                 unsure |= batch.is_some();
                 continue;
             };
@@ -361,13 +419,14 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 Ok(exchange) => {
                     pause = Duration::from_millis(5);
                     failures = 0;
+                    let took = sent.elapsed();
                     self.observer
-                        .exchanged(&span, claim.as_ref(), &exchange, sent.elapsed());
-                    if let Some(claim) = claim {
-                        again = false;
+                        .exchanged(&span, claim.as_ref(), &exchange, took);
+                    self.claims.exchanged(took);
+                    if let Some(ask) = ask {
                         self.shared.stats.lock().claimed += exchange.claimed.len() as u64;
-                        self.claims
-                            .deliver(exchange.claimed, claim.n, Instant::now().into_std());
+                        let now = Instant::now().into_std();
+                        self.claims.deliver(ask, exchange.claimed, now);
                     }
                     self.observer.holds(|| self.claims.held());
                     let Some(seq) = batch.map(|batch| batch.seq) else {
@@ -390,7 +449,9 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 Err(error) => {
                     // The batch stays where it is and is sent again under its number, and so is
                     // the claim: its jobs must not be forgotten by a worker that lives.
-                    again |= claim.is_some() && error.is_unknown();
+                    if error.is_unknown() {
+                        ask.inspect(|ask| self.claims.unanswered(*ask));
+                    }
                     self.shared.count_error(&error);
                     failures += u32::from(!matches!(error, Error::Busy { .. }));
                     if failures == MOST_FAILURES {
@@ -426,20 +487,26 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
         .await
     }
 
-    /// Waits for work when there was none, so that the lane does not have to.
-    async fn scout(self: Arc<Self>) {
+    fn spec(&self, ask: Ask) -> ClaimSpec {
+        let queue = &*self.config().queues[ask.queue].0;
+        let spec = ClaimSpec::new(queue, ask.n).numbered(ask.seq);
+        if ask.again { spec.again() } else { spec }
+    }
+
+    /// Waits for work of a queue when there was none, so that the lane does not have to.
+    async fn scout(self: Arc<Self>, queue: usize) {
+        let name = &*self.config().queues[queue].0;
+        let poll = self.config().poll;
         loop {
-            let barren = poll_fn(|cx| self.claims.poll_dry(cx)).await;
-            let poll = self.config().poll;
+            let barren = poll_fn(|cx| self.claims.poll_dry(queue, cx)).await;
             // A hint that is wrong each time must not become a busy loop.
             if barren > 1 {
                 sleep((Duration::from_millis(1) * 2u32.pow(barren.min(11) - 2)).min(poll)).await;
             }
-            self.shared
-                .store
-                .wait_for_work(&self.config().queue, poll)
-                .await;
-            self.claims.wet();
+            let begun = Instant::now();
+            self.shared.store.wait_for_work(name, poll).await;
+            // Where nobody has hinted, there was no wrong hint.
+            self.claims.wet(queue, begun.elapsed() < poll);
         }
     }
 
@@ -451,7 +518,10 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             match self.shared.store.upkeep().await {
                 Ok(upkeep) => {
                     if upkeep.promoted + upkeep.requeued > 0 {
-                        self.claims.wet();
+                        // Of which queue they are is not said.
+                        for queue in 0..self.config().queues.len() {
+                            self.claims.wet(queue, true);
+                        }
                     }
                     if let Some(due) = upkeep.next_due {
                         pause = pause.min(due.max(Duration::from_millis(1)));
@@ -508,10 +578,12 @@ fn text(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
     chain_of_causes(error, MAX_ERROR)
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+/// Polls what may panic, and makes a text of its panic.
+async fn contained<F: Future>(future: F) -> Result<F::Output, String> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match panics::contain(|| future.as_mut().poll(cx)) {
+        Ok(polled) => polled.map(Ok),
+        Err(text) => Poll::Ready(Err(text)),
+    })
+    .await
 }
