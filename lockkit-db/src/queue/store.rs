@@ -191,6 +191,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// what does not answer within 5 seconds (or the store's patience), are among the
     /// [unchecked](Checkup::unchecked). On PostgreSQL, `pg_monitor` shows all.
     ///
+    /// Plans are those that a new connection makes now; on PostgreSQL one that has been open for a while may still use an
+    /// older one, made when the table was empty.
+    ///
     /// Nothing is written, and no row is locked. What statements other sessions run is not read, so no parameter
     /// of theirs can be in the answer.
     ///

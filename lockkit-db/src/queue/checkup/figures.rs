@@ -230,6 +230,7 @@ impl ClockOffset {
     /// answer had come, and the other clock's answer in whole milliseconds.
     ///
     /// The other clock was read somewhere between, and stood anywhere within its millisecond.
+    #[cfg(feature = "postgres")]
     pub(in crate::queue) fn measured(sent_us: i64, other_ms: i64, received_us: i64) -> Self {
         let least_us = sent_us - (other_ms + 1) * 1000;
         let most_us = received_us - other_ms * 1000;
@@ -252,6 +253,7 @@ impl ClockOffset {
     }
 
     /// How far apart its two ends are, in milliseconds.
+    #[cfg(feature = "postgres")]
     pub(in crate::queue) fn width_ms(&self) -> u64 {
         self.most_ms.abs_diff(self.least_ms)
     }

@@ -29,7 +29,7 @@ use crate::Error;
 /// Runs the jobs of one queue, or of several with weights.
 ///
 /// A worker opens a session with the store, keeps its lease alive, claims jobs ahead of need,
-/// runs the [`Handler`] on a [`WorkerPool`], and settles the results in batches. A job counts as
+/// runs the [`Handler`] on a [`WorkerPool`](lockkit_pool::WorkerPool), and settles the results in batches. A job counts as
 /// done only when the store has committed that.
 ///
 /// # When the lease is lost

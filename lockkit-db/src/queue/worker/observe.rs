@@ -1,6 +1,11 @@
 //! What a worker tells of itself: spans and events, and with the feature `metrics` numbers too. Never a payload, a
 //! result, or a handler's error, which may tell of one.
 
+#![cfg_attr(
+    not(feature = "metrics"),
+    allow(clippy::unused_self, reason = "the numbers have the worker's name")
+)]
+
 use std::time::Duration;
 
 use tracing::field::Empty;
