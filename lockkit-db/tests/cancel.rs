@@ -314,6 +314,43 @@ async fn a_numbered_claim_that_was_dropped_loses_no_job_to_its_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_numbered_claim_that_is_dropped_while_it_waits_for_the_file_is_made_once() {
+    // Mutant Q14: it is a statement by itself, which the database carries out when nobody waits for it any more.
+    let scene = Scene::new().await;
+    let session = scene.session().await;
+    for round in 1..=12 {
+        scene.jobs(4).await;
+        let mut other = scene.other.lock().await;
+        let lock = sqlx::raw_sql("BEGIN IMMEDIATE");
+        lock.execute(&mut *other).await.unwrap();
+        let claim = ClaimSpec::new("q", 2).numbered(round);
+        let dropped = scene.store.exchange(&session, None, Some(&claim));
+        // The file is locked, so this is how long it waits.
+        let dropped = tokio::time::timeout(Duration::from_millis(30), dropped).await;
+        assert!(dropped.is_err(), "the file was not locked");
+        let claim = claim.again();
+        let again = scene.store.exchange(&session, None, Some(&claim));
+        let unlock = async {
+            // Both wait now, or it does no harm.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let unlock = sqlx::raw_sql("COMMIT");
+            unlock.execute(&mut *other).await.unwrap();
+        };
+        let (again, ()) = tokio::join!(again, unlock);
+        let held = again.unwrap().claimed.len() as u64;
+        drop(other);
+        // What was dropped is over, or has had its time.
+        scene.is_unlocked().await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let stats = scene.store.stats().await.unwrap();
+        assert_eq!((held, stats.claimed), (2, 2), "all that is held is known");
+        let mut other = scene.other.lock().await;
+        let clear = sqlx::raw_sql("DELETE FROM lockkit_job");
+        clear.execute(&mut *other).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upkeep_and_waiting_leave_nothing_open() {
     let scene = Scene::new().await;
     let check = async |_: Cut| {
