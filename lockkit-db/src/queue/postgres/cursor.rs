@@ -22,7 +22,7 @@ pub(super) const START: Place = (i16::MIN, i64::MIN, i64::MIN);
 /// | a queue has | which means | who changes it |
 /// |---|---|---|
 /// | no mark | a claim looks from the start | a claim that got all it asked for sets one |
-/// | a mark | all before it was claimed when somebody looked last | a claim moves it on; one that got less than it asked for, or a job from before it, or `reset`, removes it; it is void when it is old |
+/// | a mark | all before it was claimed when somebody looked last | a claim moves it on; one that got less than it asked for, or a job from before it, or a more urgent one that comes, or `reset`, removes it; it is void when it is old |
 pub(super) struct Cursor {
     rescan: Duration,
     marks: HashMap<String, Mark>,
@@ -96,6 +96,15 @@ impl Cursor {
         self.marks.clear();
         self.resets += 1;
     }
+
+    /// Jobs have come whose time is now, the most urgent of this priority. Where the mark is at one that is no less
+    /// urgent, they are after it, but for what was committed late.
+    pub(super) fn came(&mut self, queue: &str, priority: i16) {
+        let mark = self.marks.get(queue);
+        if mark.is_none_or(|mark| priority < mark.place.0) {
+            self.reset();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +173,32 @@ mod tests {
         cursor.reset();
         // Mutant: C21
         cursor.end("q", begun, true, Some((place(8), place(9))));
+        assert_eq!(cursor.begin("q", now).after, START);
+    }
+
+    #[test]
+    fn only_a_job_that_is_more_urgent_than_the_mark_undoes_it_when_it_comes() {
+        let now = Instant::now();
+        let mut cursor = claimed(7, now);
+        for later in [0, 1] {
+            cursor.came("q", later);
+            // Mutant: C90
+            assert_eq!(cursor.begin("q", now).after, place(7));
+        }
+        let begun = cursor.begin("q", now);
+        cursor.came("q", -1);
+        // Mutant: C91
+        cursor.end("q", begun, true, Some((place(8), place(9))));
+        assert_eq!(cursor.begin("q", now).after, START);
+    }
+
+    #[test]
+    fn what_comes_while_there_is_no_mark_is_before_one_that_is_made_meanwhile() {
+        let now = Instant::now();
+        let mut cursor = Cursor::new(RESCAN);
+        let begun = cursor.begin("q", now);
+        cursor.came("q", 0);
+        cursor.end("q", begun, true, Some((place(1), place(2))));
         assert_eq!(cursor.begin("q", now).after, START);
     }
 

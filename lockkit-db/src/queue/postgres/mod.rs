@@ -328,7 +328,10 @@ impl JobStore for PostgresStore {
     async fn put(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
         let put = self.insert(queue, jobs).await?;
-        self.hints.tell(queue).await;
+        match statements::urgency(jobs) {
+            Some(priority) => self.hints.came(queue, priority).await,
+            None => self.hints.tell(queue).await,
+        }
         Ok(put)
     }
 
@@ -645,6 +648,18 @@ impl Hints {
     /// Tells the workers of all processes, unless they were told a moment ago. What comes of it does not matter.
     async fn tell(&self, queue: &str) {
         self.ring();
+        self.pass_on(queue).await;
+    }
+
+    /// The same of jobs whose time is now, the most urgent of this priority. They are after what was claimed, so a claim
+    /// goes on from there: who puts jobs in all the time would else have each claim look from the start.
+    async fn came(&self, queue: &str, priority: i16) {
+        self.cursor.lock().came(queue, priority);
+        self.wake.ring();
+        self.pass_on(queue).await;
+    }
+
+    async fn pass_on(&self, queue: &str) {
         if self.wake.is_time_to_tell(queue) {
             self.notify(queue).await;
         }

@@ -43,6 +43,15 @@ pub(super) fn parts<'a, 'j>(jobs: &'a [&'j NewJob]) -> Vec<&'a [&'j NewJob]> {
     parts
 }
 
+/// The priority of the most urgent of jobs whose time is now; none if that of one may have come long ago.
+pub(super) fn urgency(jobs: &[NewJob]) -> Option<i16> {
+    let at_a_time = |job: &NewJob| matches!(job.schedule, Schedule::At(_));
+    if jobs.iter().any(at_a_time) {
+        return None;
+    }
+    jobs.iter().map(|job| job.priority).min()
+}
+
 pub(super) fn register(queue: &str) -> Statement<'static> {
     sqlx::query(sql!("enqueue_queue")).bind(queue.to_owned())
 }
