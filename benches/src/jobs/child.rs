@@ -99,7 +99,14 @@ async fn work<E: Engine>(args: &Args) -> Result<()> {
         while begun.load(Ordering::Relaxed) < args.jobs {
             sleep(LOOK).await;
         }
-        while !empty(args.side, &mut look).await? {
+        loop {
+            let over = match engine.done() {
+                Some(done) => done == args.jobs,
+                None => empty(args.side, &mut look).await?,
+            };
+            if over {
+                break;
+            }
             sleep(LOOK).await;
         }
         let mut report = Report {

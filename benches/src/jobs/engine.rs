@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::pending;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,7 +15,7 @@ use graphile_worker::{
     Worker as GraphileWorker, WorkerContext, WorkerOptions,
 };
 use lockkit_db::queue::{
-    Completion, Job, JobStore, NewJob, PostgresOptions, PostgresStore, Worker,
+    Completion, Job, JobStore, NewJob, PostgresOptions, PostgresStore, Settlement, Worker,
 };
 use lockkit_db::sqlx::PgPool;
 use lockkit_db::sqlx::postgres::PgPoolOptions;
@@ -42,6 +43,11 @@ pub(super) trait Engine: Sized {
 
     /// Works until it is dropped.
     async fn work(&self) -> Result<()>;
+
+    /// How many jobs the database has said to be done, where that is told. Elsewhere the tables are looked at.
+    fn done(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What a job carries where jobs are JSON.
@@ -74,6 +80,7 @@ pub(super) struct Lockkit {
     /// As if they were another process's, who puts jobs in: its commits ring no bell in this one.
     elsewhere: PostgresStore,
     on_job: OnJob,
+    done: Arc<AtomicU64>,
 }
 
 /// Workers, each with a session and a connection: one lane for each of pgbench's clients.
@@ -86,6 +93,7 @@ impl Engine for Lockkit {
             store: Arc::new(PostgresStore::open_with(options.clone()).await?),
             elsewhere: PostgresStore::open_with(options).await?,
             on_job,
+            done: Arc::default(),
         })
     }
 
@@ -110,8 +118,14 @@ impl Engine for Lockkit {
                     (on_job.0)(number);
                     async { Ok(Completion::Done) }
                 };
+                let done = Arc::clone(&self.done);
                 Worker::builder(Arc::clone(&self.store), handler)
                     .queue(QUEUE)
+                    .on_settled(move |settled| {
+                        if settled.settlement == Settlement::Accepted {
+                            done.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })
                     .slots(64)
                     .prefetch(2000)
                     .batch(1000)
@@ -120,6 +134,10 @@ impl Engine for Lockkit {
             .collect::<Result<Vec<_>, _>>()?;
         futures::future::join_all(workers.iter().map(|worker| worker.run(pending()))).await;
         Ok(())
+    }
+
+    fn done(&self) -> Option<u64> {
+        Some(self.done.load(Ordering::Relaxed))
     }
 }
 
