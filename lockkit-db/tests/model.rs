@@ -244,7 +244,6 @@ fn turn() -> impl Strategy<Value = Turn> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Mutant: C30
     #[test]
     fn queues_with_enough_jobs_are_begun_by_weight(
         weights in prop::collection::vec(1_u32..20, 2..6),
@@ -294,7 +293,6 @@ proptest! {
         }
     }
 
-    /// Mutants: C31, C32
     #[test]
     fn every_job_that_was_claimed_is_taken_once_and_a_lost_claim_is_made_good(
         weights in prop::collection::vec(1_u32..5, 1..5),
@@ -362,7 +360,6 @@ proptest! {
         prop_assert_eq!(rest, left);
     }
 
-    /// Mutant: C37
     #[test]
     fn as_much_is_claimed_ahead_as_is_begun_in_two_exchanges_and_in_the_time_there_is(
         slots in 1_usize..100,

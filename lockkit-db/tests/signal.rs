@@ -125,7 +125,7 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_a_signal_what_runs_is_done_what_waits_is_nobodys_and_the_session_ends() {
-    // Mutants: C19, C34, C36
+    // Mutants: C34, C36
     let mut scene = Scene::begin().await;
     let stats = scene.stats().await;
     assert!(stats.workers[0].done <= QUICK as u64, "{stats:?}");

@@ -792,7 +792,6 @@ async fn a_queue_without_jobs_costs_the_others_nothing_and_is_found_when_it_has_
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_whose_reply_was_lost_is_asked_for_again_of_the_same_queue() {
-    // Mutant: C31
     let store = store(0).await;
     for queue in ["a", "b", "c"] {
         fill(&store, queue, 30).await;
@@ -844,7 +843,7 @@ async fn attempts(store: &MemoryStore) -> Vec<u32> {
 
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_too_long_is_given_back_to_idle_workers_and_not_claimed_again() {
-    // Mutants: C33, C34, C37
+    // Mutants: C33, C34
     let store = store(12).await;
     let slow = worker(&store, async |job: Job| {
         if !is_quick(&job) {

@@ -382,7 +382,6 @@ fn news_of_work_is_not_lost_on_the_lane() {
 
 #[test]
 fn what_waits_for_too_long_is_begun_or_given_back_or_dropped_and_not_two_of_these() {
-    // Mutants: C33, C34
     check("refill vs take vs return vs fence", 3, || {
         let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
         brings(&claims, 0, vec![job(1)], 1);
@@ -428,7 +427,6 @@ fn what_waits_for_too_long_is_begun_or_given_back_or_dropped_and_not_two_of_thes
 
 #[test]
 fn each_queue_has_its_own_news() {
-    // Mutants: C11, C32
     check("two scouts vs look", 2, || {
         let claims = of_queues(&[1, 1], 2, 1);
         for queue in 0..2 {
@@ -455,7 +453,7 @@ fn each_queue_has_its_own_news() {
 
 #[test]
 fn a_claim_whose_reply_was_lost_is_made_good_before_a_session_closes() {
-    // Mutants: C29, C31
+    // Mutant: C31
     check("lost claim vs drain", 2, || {
         let (claims, store) = (
             of_queues(&[1, 1], 2, 2),
