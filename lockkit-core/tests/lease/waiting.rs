@@ -68,7 +68,7 @@ async fn a_store_that_does_not_tell_is_asked_again_and_again() {
 }
 
 /// What is released between the first answer and the watch would be heard by nobody.
-// Mutant: D51
+// Mutant: D32
 #[tokio::test(start_paused = true)]
 async fn whoever_has_begun_to_listen_asks_once_more() {
     let store = store();
@@ -86,7 +86,7 @@ async fn whoever_has_begun_to_listen_asks_once_more() {
     assert_eq!(begun.elapsed(), SECOND);
 }
 
-// Mutant: D52
+// Mutant: D33
 #[tokio::test(start_paused = true)]
 async fn of_those_who_wait_in_one_process_one_asks_and_all_are_served_in_order() {
     let store = store();
@@ -259,7 +259,7 @@ async fn what_a_store_refuses_is_not_tried_again() {
     assert_eq!(store.calls(Op::Acquire), 1);
 }
 
-// Mutant: D21
+// Mutant: D30
 #[tokio::test(start_paused = true)]
 async fn an_acquire_whose_reply_is_lost_finds_its_own_lock() {
     let store = store();

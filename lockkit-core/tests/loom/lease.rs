@@ -103,7 +103,7 @@ fn lease_that_is_released_is_not_renewed() {
 }
 
 /// No wake-up is lost, whichever comes first, and nobody is told another end than the others.
-// Mutants: D35, D36
+// Mutant: D35
 #[test]
 fn lease_that_is_lost_is_told_to_all_who_listen() {
     check("lease: two listeners vs a loss", 3, || {

@@ -451,7 +451,7 @@ mod protocol {
         #![proptest_config(ProptestConfig { cases: 800, ..config() })]
 
         /// No clock runs apart from the store's by 1 %.
-        // Mutants: D7, D25, D43, D46, D47, D48
+        // Mutants: D7, D25, D43, D46
         #[test]
         fn no_two_believe_in_the_lock_and_the_store_agrees_with_the_one(
             rates in proptest::array::uniform::<_, PARTIES>(995..=1_005_u64),
@@ -687,7 +687,7 @@ mod lockers {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 400, ..config() })]
 
-        // Mutants: D7, D53
+        // Mutant: D44
         #[test]
         fn whatever_happens_one_holds_and_nothing_is_left(
             turns in proptest::collection::vec(proptest::collection::vec(turn(), 1..4), 1..4),

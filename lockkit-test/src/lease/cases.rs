@@ -213,6 +213,7 @@ pub async fn a_lock_is_free_at_the_instant_its_time_is_over<B: Bench>(bench: B) 
 }
 
 /// Else a message that comes late could take from a holder what he was told that he has.
+// Mutant: D43
 pub async fn nothing_shortens_what_a_lock_has_left<B: Bench>(bench: B) {
     let one = Hand::new(&bench, "k");
     let fence = one.take(20).await;
@@ -237,6 +238,7 @@ pub async fn an_extension_counts_from_now<B: Bench>(bench: B) {
 
 /// To make it again would hide that there was a gap, in which another may have had it.
 // Mutant: D4
+// Mutants: D47, D48
 pub async fn what_is_gone_is_not_extended<B: Bench>(bench: B) {
     let [one, other] = [(); 2].map(|()| Hand::new(&bench, "k"));
     assert_eq!(one.extend(10).await, Extended::Absent);
@@ -286,6 +288,7 @@ pub async fn a_batch_is_answered_entry_by_entry<B: Bench>(bench: B) {
 }
 
 // Mutant: D1
+// Mutant: D46
 pub async fn a_release_takes_the_lock_from_its_token_only<B: Bench>(bench: B) {
     let [one, other] = [(); 2].map(|()| Hand::new(&bench, "k"));
     assert_eq!(one.release().await, Released::Absent);
