@@ -17,7 +17,8 @@
 //! | find the anomalies of isolation in a history of transactions | [`list_append`] |
 //! | keep the record of a worker process that is to be killed | [`diary`] |
 //! | hold the workers of a queue against its own books | [`audit`] |
-//! | let everything happen to workers and server, from one seed (feature `postgres`) | `nemesis` |
+//! | prove that of a lock's holders one at a time believes in it, and that fences keep out the others | [`locks`] |
+//! | let everything happen to workers and server, from one seed (feature `postgres` or `redis`) | `nemesis` |
 //!
 //! The modules are public, unlike elsewhere in the workspace, because names such as
 //! [`total_queue::check`] need their module to be read. Without the feature `queue`, nothing here
@@ -34,7 +35,8 @@ pub mod history;
 pub mod lease;
 pub mod ledger;
 pub mod list_append;
-#[cfg(feature = "postgres")]
+pub mod locks;
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub mod nemesis;
 #[cfg(feature = "postgres")]
 pub mod postgres;

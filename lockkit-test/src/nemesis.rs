@@ -5,26 +5,34 @@
 //!
 //! - each strand of **processes** has some of the crew for its victims, and either kills one (SIGKILL), or pauses it
 //!   for longer than its lease (SIGSTOP, SIGCONT);
-//! - the strand of the **server** ends sessions of it (`pg_terminate_backend`), with an eye on those that listen, and
-//!   now and then the server itself: by a crash, after which it recovers from its log, or as at an upgrade;
-//! - the **proxy** cuts connections before what it has been sent, or before the answer to it.
+//! - the strand of a **PostgreSQL** server (feature `postgres`) ends sessions of it (`pg_terminate_backend`), with an eye
+//!   on those that listen, and now and then the server itself: by a crash, after which it recovers from its log, or
+//!   as at an upgrade; its proxy cuts connections before what it has been sent, or before the answer to it;
+//! - the strand of a **Redis** server (feature `redis`) crashes it, lets it stand still, makes it forget its scripts or
+//!   everything, cuts it off, and lets its proxy do to connections what networks do.
 //!
 //! All that is begun is brought to its end, so when [`Nemesis::rage`] returns, all are healed. The same seed draws the
 //! same course of each strand; how the strands mix, and what they hit, is the machine's affair.
 
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+
 use std::fmt;
+#[cfg(feature = "postgres")]
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
 use futures::future::join_all;
-use sqlx::Connection as _;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use crate::child::{Child, ChildError, Command};
 use crate::history::Time;
+#[cfg(feature = "postgres")]
 use crate::postgres::{Cluster, Database, Proxy};
 
 /// For a process to end that was told to. Generous: it is only waited for when something is broken.
@@ -32,12 +40,6 @@ const SOON: Duration = Duration::from_mins(1);
 
 /// How long a strand of processes leaves its victims in peace at most, in milliseconds.
 const PEACE: u64 = 400;
-
-/// The same of the server's strand.
-const SERVER_PEACE: u64 = 800;
-
-/// The most sessions that are ended at once.
-const MOST_SESSIONS: i64 = 3;
 
 /// What makes the process for a worker's next life: its number, and the number of the life, both from 0.
 type Start = Box<dyn Fn(usize, u32) -> Command + Send + Sync>;
@@ -69,6 +71,16 @@ pub enum Stroke {
     Crash,
     /// It was shut down, and started again.
     Restart,
+    /// The server stood still.
+    Freeze,
+    /// It has forgotten its scripts.
+    FlushScripts,
+    /// It has forgotten everything.
+    FlushAll,
+    /// It was cut off: its connections were cut, and new ones refused.
+    CutOff,
+    /// For a while there were faults of all kinds on its connections.
+    Storm,
 }
 
 /// All that happened, in the order of its ends.
@@ -86,8 +98,12 @@ pub struct Nemesis<'a> {
     rng: Rng,
     crew: Option<(&'a Crew, Duration)>,
     strands: usize,
+    #[cfg(feature = "postgres")]
     server: Option<(Arc<Cluster>, &'a Database)>,
+    #[cfg(feature = "postgres")]
     proxy: Option<(&'a Proxy, u64)>,
+    #[cfg(feature = "redis")]
+    redis: Option<redis::Target<'a>>,
 }
 
 // === impl Crew ===
@@ -196,7 +212,7 @@ impl fmt::Debug for Crew {
 // === impl Stroke, Strokes ===
 
 impl Stroke {
-    /// All there are.
+    /// All that there are where the server is PostgreSQL.
     pub const ALL: [Self; 6] = [
         Self::Kill,
         Self::Pause,
@@ -204,6 +220,17 @@ impl Stroke {
         Self::EndListeners,
         Self::Crash,
         Self::Restart,
+    ];
+
+    /// All that there are where it is Redis, and is not made to forget everything.
+    pub const OF_REDIS: [Self; 7] = [
+        Self::Kill,
+        Self::Pause,
+        Self::Crash,
+        Self::Freeze,
+        Self::FlushScripts,
+        Self::CutOff,
+        Self::Storm,
     ];
 }
 
@@ -231,7 +258,21 @@ impl fmt::Display for Strokes {
             self.count(Stroke::Crash),
             self.count(Stroke::Restart),
             self.cuts,
-        )
+        )?;
+        let of_redis = [
+            (Stroke::Freeze, "freezes"),
+            (Stroke::FlushScripts, "scripts forgotten"),
+            (Stroke::FlushAll, "all forgotten"),
+            (Stroke::CutOff, "cut off"),
+            (Stroke::Storm, "storms"),
+        ];
+        for (stroke, name) in of_redis {
+            let count = self.count(stroke);
+            if count > 0 {
+                write!(f, ", {count} {name}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -245,8 +286,12 @@ impl<'a> Nemesis<'a> {
             rng: Rng::with_seed(seed),
             crew: None,
             strands: 0,
+            #[cfg(feature = "postgres")]
             server: None,
+            #[cfg(feature = "postgres")]
             proxy: None,
+            #[cfg(feature = "redis")]
+            redis: None,
         }
     }
 
@@ -263,7 +308,26 @@ impl<'a> Nemesis<'a> {
         self
     }
 
+    /// It strikes at a Redis server, and at the connections to it through this proxy; with `forget`, only by crashes and
+    /// by making it forget everything.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis(
+        mut self,
+        server: &'a crate::redis::Server,
+        proxy: &'a crate::redis::Proxy,
+        forget: bool,
+    ) -> Self {
+        self.redis = Some(redis::Target {
+            server,
+            proxy,
+            forget,
+        });
+        self
+    }
+
     /// It strikes at the server, and at the sessions in this database.
+    #[cfg(feature = "postgres")]
     #[must_use]
     pub fn server(mut self, cluster: Arc<Cluster>, database: &'a Database) -> Self {
         self.server = Some((cluster, database));
@@ -271,6 +335,7 @@ impl<'a> Nemesis<'a> {
     }
 
     /// It cuts this proxy's connections, one at each so many in a hundred things that it passes on.
+    #[cfg(feature = "postgres")]
     #[must_use]
     pub fn proxy(mut self, proxy: &'a Proxy, percent: u64) -> Self {
         self.proxy = Some((proxy, percent));
@@ -289,20 +354,28 @@ impl<'a> Nemesis<'a> {
     /// None: a worker may be left standing still.
     pub async fn rage(mut self, until: impl Future<Output = ()>) -> Strokes {
         let stage = Stage::default();
+        #[cfg(feature = "postgres")]
         let before = self.proxy.map_or(0, |(proxy, _)| proxy.cuts());
+        #[cfg(feature = "postgres")]
         if let Some((proxy, percent)) = self.proxy {
             proxy.cut_anything_at_random(self.rng.u64(..), percent);
         }
-        let server = async |rng| {
+        let server_rng = self.rng.fork();
+        let server = async {
+            #[cfg(feature = "postgres")]
             if let Some((cluster, database)) = &self.server {
-                strike_server(cluster, database, rng, &stage).await;
+                postgres::strike(cluster, database, server_rng.clone(), &stage).await;
+            }
+            #[cfg(feature = "redis")]
+            if let Some(target) = &self.redis {
+                target.strike(server_rng, &stage).await;
             }
         };
-        let server = server(self.rng.fork());
-        let processes = (0..self.strands).map(|strand| {
-            let (crew, lease) = self.crew.expect("strands have a crew");
-            let victims = (strand..crew.len()).step_by(self.strands).collect();
-            strike_processes(crew, lease, victims, self.rng.fork(), &stage)
+        let (strands, crew, rng) = (self.strands, self.crew, &mut self.rng);
+        let processes = (0..strands).map(|strand| {
+            let (crew, lease) = crew.expect("strands have a crew");
+            let victims = (strand..crew.len()).step_by(strands).collect();
+            strike_processes(crew, lease, victims, rng.fork(), &stage)
         });
         let processes = join_all(processes);
         let end = async {
@@ -310,10 +383,12 @@ impl<'a> Nemesis<'a> {
             stage.over.store(true, Ordering::Relaxed);
         };
         tokio::join!(processes, server, end);
+        #[cfg_attr(not(feature = "postgres"), expect(unused_mut))]
         let mut strokes = Strokes {
             all: stage.strokes.into_inner(),
             cuts: 0,
         };
+        #[cfg(feature = "postgres")]
         if let Some((proxy, _)) = self.proxy {
             proxy.stop_cutting();
             strokes.cuts = proxy.cuts() - before;
@@ -374,59 +449,4 @@ async fn strike_processes(
             stage.stroke(Stroke::Pause, pause).await;
         }
     }
-}
-
-async fn strike_server(cluster: &Arc<Cluster>, database: &Database, mut rng: Rng, stage: &Stage) {
-    while stage.goes_on(&mut rng, SERVER_PEACE).await {
-        let stroke = match rng.u8(..10) {
-            0 => Stroke::Crash,
-            1 => Stroke::Restart,
-            2..5 => Stroke::EndListeners,
-            _ => Stroke::EndSessions,
-        };
-        let cluster = Arc::clone(cluster);
-        match stroke {
-            Stroke::Crash | Stroke::Restart => {
-                let down_and_up = move || match stroke {
-                    Stroke::Crash => cluster.crash(),
-                    _ => cluster.restart(),
-                };
-                let again = async {
-                    let again = tokio::task::spawn_blocking(down_and_up).await;
-                    let again = again.expect("nobody panics there");
-                    again.unwrap_or_else(|error| panic!("the server does not come back: {error}"));
-                    1
-                };
-                stage.stroke(stroke, again).await;
-            }
-            _ => {
-                let (which, most) = if stroke == Stroke::EndListeners {
-                    ("LISTEN%", 1000)
-                } else {
-                    ("%", rng.i64(1..=MOST_SESSIONS))
-                };
-                stage
-                    .stroke(stroke, end_sessions(database, which, most))
-                    .await;
-            }
-        }
-    }
-}
-
-/// Ends sessions whose last statement looks so, those at work first; how many.
-async fn end_sessions(database: &Database, which: &str, most: i64) -> usize {
-    let mut connection = database.connect().await;
-    let ended = sqlx::query(
-        "SELECT pg_terminate_backend(pid) FROM (
-             SELECT pid FROM pg_stat_activity
-             WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE $1
-             ORDER BY state = 'idle', random() LIMIT $2) AS victim",
-    )
-    .bind(which)
-    .bind(most)
-    .fetch_all(&mut connection)
-    .await;
-    let ended = ended.unwrap_or_else(|error| panic!("sessions cannot be ended: {error}"));
-    let _ = connection.close().await;
-    ended.len()
 }

@@ -12,6 +12,9 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Command;
 
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
 use crate::warden::{Kept, ServerFailed, Warden};
 
 pub use proxy::{Fault, Proxy};
@@ -162,6 +165,25 @@ impl Server {
     /// [`RedisError::Failed`] when its warden is gone.
     pub fn pause(&self) -> Result<(), RedisError> {
         Ok(self.warden.send("STOP")?)
+    }
+
+    /// Carries a command out that takes words only, and answers that it is done. On a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// What the server has said instead, or the system's own.
+    pub async fn tell(&self, command: &str) -> io::Result<()> {
+        let mut server = BufReader::new(UnixStream::connect(self.socket()).await?);
+        server
+            .write_all(format!("{command}\r\n").as_bytes())
+            .await?;
+        let mut answer = String::new();
+        server.read_line(&mut answer).await?;
+        if answer == "+OK\r\n" {
+            Ok(())
+        } else {
+            Err(io::Error::other(answer))
+        }
     }
 
     /// Lets it go on.

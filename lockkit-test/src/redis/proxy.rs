@@ -163,13 +163,16 @@ impl Proxy {
 
     /// No more faults, but for connections that are mute or half open: they are cut, and with them all others.
     pub fn heal(&self) {
-        {
-            let mut state = self.state.lock();
-            state.random = None;
-            state.next.clear();
-            state.refusing = false;
-        }
+        self.calm();
+        self.refuse(false);
         self.cut();
+    }
+
+    /// No more faults. Connections that are mute or half open stay so.
+    pub fn calm(&self) {
+        let mut state = self.state.lock();
+        state.random = None;
+        state.next.clear();
     }
 
     /// Cuts all connections.
