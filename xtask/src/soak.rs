@@ -12,14 +12,14 @@ use crate::{Outcome, needs, report};
 const TIMES: &str = "LOCKKIT_TEST_TIMES";
 
 /// The test binaries that do: their package and name.
-const SUITES: [(&str, &str); 1] = [("lockkit-db", "faults")];
+const SUITES: [(&str, &str); 2] = [("lockkit-db", "faults"), ("lockkit-redis", "campaign")];
 
 /// For each time: more than this, and something hangs.
 const LIMIT: Duration = Duration::from_mins(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many times as much as in CI: ten times is a million increments.
+    /// How many times as much as in CI: ten times is a million increments, and 100,000 locks.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     times: u32,
     /// Only the tests with this in their names.
