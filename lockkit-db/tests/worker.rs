@@ -458,6 +458,40 @@ async fn what_was_accepted_and_then_forgotten_with_the_session_is_not_called_ref
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_sent_and_never_answered_is_called_unknown() {
+    // Mutant: Q19
+    let store = store(4).await;
+    let handler = {
+        let (store, first) = (Arc::clone(&store), AtomicUsize::new(0));
+        move |_: Job| {
+            if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                // It is committed, and then the store is silent for longer than the session lasts.
+                store.inject(Op::Exchange, Fault::LoseReply);
+                for _ in 0..2 {
+                    store.inject(Op::Exchange, Fault::Hang);
+                }
+            }
+            async { Ok(Completion::Done) }
+        }
+    };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let worker = worker(&store, handler).on_settled(move |end| {
+        tell.lock().unwrap().push(end.settlement);
+    });
+    let worker = worker.build().unwrap();
+    let lost = async {
+        while worker.stats().sessions < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let stats = worker.run(lost).await;
+    assert_eq!(total(&store).await.done, 4, "all were accepted");
+    assert_eq!((stats.done, stats.stale, stats.unknown), (0, 0, 4));
+    assert_eq!(*told.lock().unwrap(), [Settlement::Unknown; 4]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_lets_handlers_finish_and_gives_the_rest_back() {
     // Mutant C19: prefetched jobs stay with a worker that is gone.
     let store = store(50).await;

@@ -200,6 +200,12 @@ impl Claims {
             .collect()
     }
 
+    /// What was sent and has no answer, when nobody waits for one any more.
+    pub(crate) fn give_up(&self) -> Vec<Ack> {
+        let sent = self.locked.lock().sent.take();
+        sent.map_or_else(Vec::new, |batch| Arc::unwrap_or_clone(batch).acks)
+    }
+
     /// The store has answered a claim with jobs.
     pub(crate) fn deliver(&self, ask: Ask, jobs: Vec<ClaimedJob>, now: Instant) {
         let mut locked = self.locked.lock();

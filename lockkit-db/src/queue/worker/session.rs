@@ -158,6 +158,11 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
         let held = desk.claims.held();
         if ended.is_err() && held != Held::default() {
             tracing::warn!(?held, "a session ended with claims that are not settled");
+            // Nobody waits for the answer to what was sent; whoever keeps books is told that it may have been accepted.
+            lane.shutdown().await;
+            for ack in desk.claims.give_up() {
+                desk.tell(ack, Settlement::Unknown);
+            }
         }
         if desk.lost.is_cancelled() {
             desk.observer.ended(true);
@@ -439,10 +444,7 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                         if forgotten {
                             settlement = Settlement::Unknown;
                         }
-                        let settled = Settled { ack, settlement };
-                        self.shared.count_settled(&settled);
-                        self.observer.settled(&settled);
-                        (self.shared.on_settled)(&settled);
+                        self.tell(ack, settlement);
                     }
                     self.observer.holds(|| self.claims.held());
                 }
@@ -464,6 +466,14 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
                 }
             }
         }
+    }
+
+    /// Tells everybody what has become of an acknowledgement.
+    fn tell(&self, ack: Ack, settlement: Settlement) {
+        let settled = Settled { ack, settlement };
+        self.shared.count_settled(&settled);
+        self.observer.settled(&settled);
+        (self.shared.on_settled)(&settled);
     }
 
     /// What the lane has to do next.
