@@ -68,7 +68,7 @@ async fn what_does_not_decode_is_dead_at_once_and_the_worker_lives_on<B: Bench>(
     }
 }
 
-// Mutant: C90
+// Mutant: C98
 async fn a_handler_that_never_ends_costs_a_slot_and_not_the_others<B: Bench>(bench: B) {
     let store = bench.store();
     let new = vec![NewJob::new("k", vec![]); 20];

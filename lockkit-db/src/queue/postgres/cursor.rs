@@ -182,12 +182,12 @@ mod tests {
         let mut cursor = claimed(7, now);
         for later in [0, 1] {
             cursor.came("q", later);
-            // Mutant: C90
+            // Mutant: C96
             assert_eq!(cursor.begin("q", now).after, place(7));
         }
         let begun = cursor.begin("q", now);
         cursor.came("q", -1);
-        // Mutant: C91
+        // Mutant: C97
         cursor.end("q", begun, true, Some((place(8), place(9))));
         assert_eq!(cursor.begin("q", now).after, START);
     }
