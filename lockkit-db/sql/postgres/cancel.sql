@@ -3,12 +3,12 @@
 -- Costs:   one probe by primary key and one write per job. One that somebody is at just now is waited for.
 WITH live AS MATERIALIZED (
     SELECT j.id, j.state
-    FROM unnest($1::bigint[]) AS a (id) JOIN lockkit_job AS j ON j.id = a.id
-    WHERE j.state + 0 IN (0, 1, 2)
-    FOR UPDATE OF j
+    FROM lockkit_job AS j
+    WHERE j.id = ANY ($1::bigint[]) AND j.state + 0 IN (0, 1, 2)
+    ORDER BY j.id FOR UPDATE
 ), removed AS (
-    DELETE FROM lockkit_job AS j USING live AS l WHERE j.id = l.id AND l.state <> 1
+    DELETE FROM lockkit_job WHERE id = ANY (ARRAY(SELECT id FROM live WHERE state <> 1))
 ), marked AS (
-    UPDATE lockkit_job AS j SET unwanted = true FROM live AS l WHERE j.id = l.id AND l.state = 1
+    UPDATE lockkit_job SET unwanted = true WHERE id = ANY (ARRAY(SELECT id FROM live WHERE state = 1))
 )
 SELECT id, state FROM live

@@ -8,6 +8,8 @@
 -- The candidates are picked by themselves, MATERIALIZED: a sub-select with a LIMIT may be run once for
 -- each row that is looked at, and each time pick others. They are locked as they are picked, and what
 -- others have locked is skipped. What is before the beginning is looked at only if there is room left.
+-- They are an array then, and not joined: by the statistics of a table that was empty, the planner would walk all jobs by their
+-- ids to find them.
 -- The attempt is counted here, so that a job that kills its worker cannot be tried for ever.
 -- The epoch follows the clock as well as its old value: it grows even where a crash undid a claim.
 WITH me AS MATERIALIZED (
@@ -41,6 +43,6 @@ SET state = 1,
     claimed_at = me.ms,
     attempt = j.attempt + 1,
     epoch = greatest(j.epoch + 1, me.ms * 1000)
-FROM me, picked
-WHERE j.id = picked.id
+FROM me
+WHERE j.id = ANY (ARRAY(SELECT id FROM picked))
 RETURNING j.id, j.epoch, j.attempt, j.max_attempts, j.priority, j.run_at, j.claimed_at, j.kind, j.payload

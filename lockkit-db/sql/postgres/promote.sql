@@ -6,6 +6,6 @@ WITH due AS MATERIALIZED (
     ORDER BY run_at
     LIMIT $1::bigint FOR NO KEY UPDATE SKIP LOCKED
 ), promoted AS (
-    UPDATE lockkit_job AS j SET state = 0 FROM due WHERE j.id = due.id RETURNING j.id
+    UPDATE lockkit_job AS j SET state = 0 WHERE j.id = ANY (ARRAY(SELECT id FROM due)) RETURNING j.id
 )
 SELECT count(*) FROM promoted

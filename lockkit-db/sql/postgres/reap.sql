@@ -21,13 +21,12 @@ WITH RECURSIVE holder (session_id) AS (
     WHERE h.session_id IS NOT NULL AND (s.id IS NULL OR s.lease_until = 0)
 ), orphan AS MATERIALIZED (
     SELECT j.id, j.unwanted, j.attempt >= j.max_attempts AND NOT j.unwanted AS dies
-    FROM ended AS e JOIN lockkit_job AS j ON j.session_id = e.session_id
-    WHERE j.state = 1
+    FROM lockkit_job AS j
+    WHERE j.state = 1 AND j.session_id = ANY (ARRAY(SELECT session_id FROM ended))
     FOR UPDATE OF j SKIP LOCKED
 ), dead AS (
     DELETE FROM lockkit_job AS j
-    USING orphan AS o
-    WHERE j.id = o.id AND o.dies
+    WHERE j.id = ANY (ARRAY(SELECT id FROM orphan WHERE dies))
     RETURNING j.id, j.queue_id, j.kind, j.payload, j.priority, j.epoch, j.max_attempts, j.attempt, j.enqueued_at, j.error
 ), buried AS (
     INSERT INTO lockkit_dead
@@ -41,12 +40,11 @@ WITH RECURSIVE holder (session_id) AS (
         = (excluded.queue_id, excluded.kind, excluded.payload, excluded.priority, excluded.epoch,
            excluded.max_attempts, excluded.attempt, excluded.enqueued_at, excluded.died_at, excluded.error)
 ), unwanted AS (
-    DELETE FROM lockkit_job AS j USING orphan AS o WHERE j.id = o.id AND o.unwanted
+    DELETE FROM lockkit_job AS j WHERE j.id = ANY (ARRAY(SELECT id FROM orphan WHERE unwanted))
 ), back AS (
     UPDATE lockkit_job AS j
     SET state = 0, session_id = NULL, claimed_at = NULL
-    FROM orphan AS o
-    WHERE j.id = o.id AND NOT o.dies AND NOT o.unwanted
+    WHERE j.id = ANY (ARRAY(SELECT id FROM orphan WHERE NOT dies AND NOT unwanted))
 ), settled AS (
     DELETE FROM lockkit_job WHERE state = 3 AND session_id = ANY ($1::bigint[]) RETURNING session_id
 ), session AS (

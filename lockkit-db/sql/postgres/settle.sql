@@ -4,7 +4,8 @@
 -- Returns: the row about the session of exchange.sql
 -- Costs:   one probe by primary key and one write per acknowledgement, two where a row is filed elsewhere
 --
--- See exchange.sql for batches that are here again, and for the sum. Of a job that is put back the epoch
+-- See exchange.sql for batches that are here again, and for the sum. That an id is among those given is said beside each join,
+-- so that jobs are looked up, whichever side of it the planner begins with. Of a job that is put back the epoch
 -- stays: the next claim raises it. A job that a transaction has settled is done, whatever the verdict. If that
 -- transaction is still open, it is waited for here, and then the row is looked at anew. One that is not wanted any
 -- more does not come back.
@@ -24,13 +25,13 @@ WITH me AS MATERIALIZED (
            j.state = 1 AND (a.verdict = 5 OR j.unwanted AND a.verdict IN (1, 3, 4)) AS cancelled,
            j.state = 1 AND (a.verdict = 2 OR a.verdict = 1 AND j.attempt >= j.max_attempts AND NOT j.unwanted) AS dies
     FROM ack AS a JOIN lockkit_job AS j ON j.id = a.id, me
-    WHERE me.is_new
+    WHERE me.is_new AND j.id = ANY ($3)
       AND j.epoch = a.epoch AND j.state + 0 IN (1, 3) AND j.session_id = me.session_id
     FOR UPDATE OF j
 ), gone AS (
     DELETE FROM lockkit_job AS j
     USING held AS h
-    WHERE j.id = h.id AND (h.verdict = 0 OR h.settled OR h.cancelled OR h.dies)
+    WHERE j.id = h.id AND j.id = ANY ($3) AND (h.verdict = 0 OR h.settled OR h.cancelled OR h.dies)
     RETURNING j.id, j.queue_id, j.kind, j.payload, j.priority, j.epoch, j.max_attempts, j.attempt, j.enqueued_at,
               h.verdict, h.dies, h.error, h.result, h.busy
 ), kept AS (
@@ -63,7 +64,7 @@ WITH me AS MATERIALIZED (
         claimed_at = NULL,
         error = coalesce(h.error, j.error)
     FROM held AS h, me
-    WHERE j.id = h.id AND h.verdict <> 0 AND NOT h.settled AND NOT h.cancelled AND NOT h.dies
+    WHERE j.id = h.id AND j.id = ANY ($3) AND h.verdict <> 0 AND NOT h.settled AND NOT h.cancelled AND NOT h.dies
 ), refused AS MATERIALIZED (
     SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM held) ORDER BY place)
            || ARRAY(SELECT -place FROM held WHERE settled AND verdict <> 0) AS places

@@ -17,7 +17,7 @@ WITH job AS MATERIALIZED (
     SELECT j.id, n.*
     FROM job AS n JOIN lockkit_job AS j
         ON j.queue_id = (SELECT id FROM lockkit_queue WHERE name = $1::text) AND j.unique_key = n.unique_key
-    WHERE j.state + 0 IN (0, 2)
+    WHERE j.unique_key = ANY ($8) AND j.state + 0 IN (0, 2)
     FOR NO KEY UPDATE OF j
 ), replaced AS (
     UPDATE lockkit_job AS j
@@ -31,6 +31,6 @@ WITH job AS MATERIALIZED (
         payload = t.payload,
         error = NULL
     FROM taken AS t, now AS n
-    WHERE j.id = t.id AND t.replaces
+    WHERE j.id = t.id AND j.id = ANY (ARRAY(SELECT id FROM taken WHERE replaces)) AND t.replaces
 )
 SELECT id, unique_key, replaces FROM taken

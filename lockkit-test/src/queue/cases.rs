@@ -483,6 +483,7 @@ mod all {
         refused(6, 3).await; // and this one for none, but it is too late.
     }
 
+    // Mutant: C100
     pub async fn a_stale_entry_harms_no_other<B: Bench>(bench: B) {
         let store = bench.store();
         enqueue(store, 4).await;
@@ -496,6 +497,26 @@ mod all {
         assert_eq!(settled, [yes, no, no, yes]);
         assert_eq!(store.stats().await.unwrap().claimed, 2);
         assert_eq!(a.end(&claimed[1], Verdict::Release).await, yes);
+    }
+
+    pub async fn a_batch_has_any_order_and_may_name_a_job_twice<B: Bench>(bench: B) {
+        let store = bench.store();
+        enqueue(store, 4).await;
+        let mut a = Hand::new(store, "a").await;
+        let claimed = a.claim(4).await;
+        let mut wrong = Ack::done(&claimed[0]);
+        wrong.epoch = lockkit_core::Fence::MAX;
+        let acks = vec![
+            Ack::done(&claimed[3]),
+            wrong,
+            Ack::done(&claimed[2]),
+            Ack::done(&claimed[0]),
+        ];
+        let (yes, no) = (Settlement::Accepted, Settlement::Stale);
+        assert_eq!(a.settle(acks).await, [yes, no, yes, yes]);
+        let again = vec![Ack::done(&claimed[2]), Ack::done(&claimed[1])];
+        assert_eq!(a.settle(again).await, [no, yes]);
+        assert_eq!(store.stats().await.unwrap().claimed, 0);
     }
 
     pub async fn one_exchange_settles_and_then_claims<B: Bench>(bench: B) {

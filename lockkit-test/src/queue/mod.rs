@@ -57,6 +57,7 @@ macro_rules! queue_conformance {
             an_error_is_kept_without_what_no_database_can_hold
             a_job_given_back_costs_no_attempt
             results_are_kept_and_listed
+            a_batch_has_any_order_and_may_name_a_job_twice
             a_batch_sent_again_is_answered_alike_and_done_once
             a_stale_entry_harms_no_other
             one_exchange_settles_and_then_claims

@@ -208,6 +208,8 @@ pub(super) fn claimed(rows: &[PgRow]) -> Result<Vec<ClaimedJob>, Error> {
 /// A batch of acknowledgements as the statements want it: column by column.
 pub(super) struct Batch<'a> {
     of: &'a AckBatch,
+    /// The acknowledgements in the order in which they are sent, that of their jobs' ids; by their places in the batch.
+    order: Vec<usize>,
     ids: Vec<i64>,
     epochs: Vec<i64>,
     busy: Vec<i64>,
@@ -216,18 +218,23 @@ pub(super) struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(super) fn new(batch: &'a AckBatch) -> Self {
         let acks = &batch.acks;
+        let mut order: Vec<usize> = (0..acks.len()).collect();
+        order.sort_unstable_by_key(|at| (acks[*at].id.0, acks[*at].epoch));
+        let sorted = || order.iter().map(|at| &acks[*at]);
         Self {
             of: batch,
-            ids: acks.iter().map(|ack| ack.id.0).collect(),
-            epochs: acks.iter().map(|ack| ack.epoch.as_i64()).collect(),
-            busy: acks.iter().map(|ack| ack.busy.as_micros() as i64).collect(),
+            ids: sorted().map(|ack| ack.id.0).collect(),
+            epochs: sorted().map(|ack| ack.epoch.as_i64()).collect(),
+            busy: sorted().map(|ack| ack.busy.as_micros() as i64).collect(),
+            order,
         }
     }
 
-    /// Whether all of its jobs are done and leave nothing behind.
+    /// Whether all of its jobs are done and leave nothing behind, and none is named twice.
     pub(super) fn is_plain(&self) -> bool {
         let plain = |verdict: &Verdict| matches!(verdict, Verdict::Done { result: None });
         self.of.acks.iter().all(|ack| plain(&ack.verdict))
+            && self.ids.windows(2).all(|two| two[0] < two[1])
     }
 
     /// Whether some of its jobs may be claimed anew at once.
@@ -249,7 +256,7 @@ impl<'a> Batch<'a> {
         let n = self.of.acks.len();
         let (mut verdicts, mut delays) = (Vec::with_capacity(n), Vec::with_capacity(n));
         let (mut errors, mut results) = (Vec::with_capacity(n), Vec::with_capacity(n));
-        for ack in &self.of.acks {
+        for ack in self.order.iter().map(|at| &self.of.acks[*at]) {
             type Row<'q> = (i16, Duration, Option<Cow<'q, str>>, Option<&'q [u8]>);
             let row: Row<'_> = match &ack.verdict {
                 Verdict::Done { result } => (0, Duration::ZERO, None, result.as_deref()),
@@ -293,7 +300,12 @@ impl<'a> Batch<'a> {
         };
         let last = row.get::<i64, _>("last_batch") as u64;
         let size: i32 = row.get("last_size");
-        let refused: Vec<i64> = row.get("refused");
+        let mut refused: Vec<i64> = row.get("refused");
+        for place in &mut refused {
+            // Another batch under this number may have been longer; it is told apart by its size.
+            let at = self.order.get(place.unsigned_abs() as usize - 1);
+            *place = place.signum() * at.map_or(1, |at| *at as i64 + 1);
+        }
         if self.of.seq == last {
             repeat_answer(n, size as usize, &refused)
         } else if !lives {
