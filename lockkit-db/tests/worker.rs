@@ -1096,6 +1096,103 @@ async fn a_lost_lease_reaches_the_handler_before_the_store_gives_its_job_away() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_was_paused_begins_nothing_and_leaves_its_handlers_no_grace() {
+    // Mutant: C102
+    /// Says when it was dropped.
+    struct Drops(Arc<Mutex<Vec<Instant>>>);
+    impl Drop for Drops {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push(Instant::now());
+        }
+    }
+    let store = store(12).await;
+    let (begun, dropped) = (Arc::new(Mutex::new(Vec::new())), Arc::default());
+    let woken = Arc::new(Mutex::new(Vec::new()));
+    let paused = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let (store, begun) = (Arc::clone(&store), Arc::clone(&begun));
+        let (woken, dropped) = (Arc::clone(&woken), Arc::clone(&dropped));
+        move |job: Job| {
+            let (store, begun, woken) =
+                (Arc::clone(&store), Arc::clone(&begun), Arc::clone(&woken));
+            let (paused, dropped) = (Arc::clone(&paused), Drops(Arc::clone(&dropped)));
+            async move {
+                begun.lock().unwrap().push(job.id.0);
+                if is_quick(&job) || paused.load(Ordering::SeqCst) > 1 {
+                    std::mem::forget(dropped);
+                    return Ok(Completion::Done);
+                }
+                if paused.fetch_add(1, Ordering::SeqCst) > 0 {
+                    // One that ends as the process wakes up, when all before it is settled and others wait.
+                    while total(&store).await.done < 4 || store.stats().await.unwrap().claimed < 4 {
+                        sleep(Duration::from_millis(10)).await;
+                    }
+                    // Nobody else has a say before this handler has ended.
+                    let advanced = tokio::time::advance(LEASE * 2).now_or_never();
+                    assert_eq!(advanced, None, "it yields, but has done its work");
+                    woken.lock().unwrap().push(Instant::now());
+                    std::mem::forget(dropped);
+                    return Ok(Completion::Done);
+                }
+                let _dropped = dropped;
+                std::future::pending().await
+            }
+        }
+    };
+    let worker = worker(&store, handler).slots(2).build().unwrap();
+    let stats = worker.run(emptied(&store)).await;
+    assert_eq!((stats.sessions, stats.lost, stats.done), (2, 1, 12));
+    // The two that ran were begun again, and no others.
+    assert_eq!(begun.lock().unwrap().len(), 14);
+    let (woken, dropped) = (woken.lock().unwrap(), dropped.lock().unwrap());
+    assert_eq!((woken.len(), dropped.len()), (1, 1));
+    let late = dropped[0] - woken[0];
+    assert!(late < LEASE / 40, "{late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_queue_is_heard_at_once_beside_a_busy_one() {
+    // Mutant: C103
+    let store = store(0).await;
+    let heard = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let heard = Arc::clone(&heard);
+        move |job: Job| {
+            heard.fetch_add(usize::from(job.queue() == "quiet"), Ordering::SeqCst);
+            async { Ok(Completion::Done) }
+        }
+    };
+    let queues = [("busy", 1), ("quiet", 1)];
+    let worker = worker(&store, handler).queues(queues).build().unwrap();
+    let pause = Duration::from_millis(3);
+    let busy = async {
+        loop {
+            fill(&store, "busy", 1).await;
+            sleep(pause).await;
+        }
+    };
+    let quiet = async {
+        for count in 1..=20 {
+            sleep(Duration::from_secs(3)).await;
+            let put = Instant::now();
+            fill(&store, "quiet", 1).await;
+            while heard.load(Ordering::SeqCst) < count {
+                sleep(Duration::from_millis(1)).await;
+            }
+            assert!(put.elapsed() < pause * 5, "heard after {:?}", put.elapsed());
+        }
+    };
+    let until = async {
+        tokio::select! {
+            () = busy => {}
+            () = quiet => {}
+        }
+    };
+    let stats = worker.run(until).await;
+    assert!(stats.done > 20_000 / 2, "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_the_store_has_ended_leaves_no_grace() {
     let store = store(1).await;
     let (handler, times) = told(false);

@@ -53,27 +53,6 @@ async fn a_paused_server_carries_out_what_it_was_sent_when_it_goes_on() {
 }
 
 #[tokio::test]
-async fn a_server_does_what_it_is_told_or_says_what_it_does_not_know() {
-    let server = server();
-    let mut connection = connect(&server.url()).await;
-    count(&mut connection).await.unwrap();
-    server.tell("FLUSHALL").await.unwrap();
-    assert_eq!(value(&mut connection).await, 0);
-    let error = server.tell("NONSENSE").await.unwrap_err();
-    assert!(error.to_string().contains("unknown command"), "{error}");
-}
-
-#[tokio::test]
-async fn a_calm_proxy_has_no_more_faults_and_keeps_its_connections() {
-    let server = server();
-    let proxy = Proxy::start(&server).await;
-    let mut connection = connect(&proxy.url()).await;
-    proxy.at_random(1, 100, &[Fault::CutBefore]);
-    proxy.calm();
-    assert_eq!(count(&mut connection).await.unwrap(), 1);
-}
-
-#[tokio::test]
 async fn parameters_arrive() {
     let settings = Settings::new().parameter("requirepass", "a b");
     let server = Server::start(&settings).unwrap();

@@ -422,9 +422,6 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
 
     /// Whether to stand in line at the store, so that those of all processes who do are served in order. Where
     /// a store has no line, the verb fails. Who does not wait does not stand in line.
-    ///
-    /// A place is kept for three seconds from its holder's last word. If he dies and his turn comes within these, he
-    /// is given the lock for three seconds more, and nobody else has it.
     pub fn fair(mut self, fair: bool) -> Self {
         self.wanted.fair = fair;
         self

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 
+use super::bells::Bells;
 use super::checkup::{
     Check, Checkup, Figures, HeldClaim, Leases, OverLease, PausedQueue, Unchecked, Why,
 };
@@ -48,7 +49,7 @@ pub struct MemoryStore {
     clock: Clock,
     tables: Mutex<Tables>,
     faults: Mutex<VecDeque<(Op, Fault)>>,
-    enqueued: tokio::sync::Notify,
+    bells: Bells,
 }
 
 /// The calls of a store that a [`Fault`] can strike.
@@ -170,7 +171,7 @@ impl MemoryStore {
             clock,
             tables: Mutex::new(Tables::default()),
             faults: Mutex::new(VecDeque::new()),
-            enqueued: tokio::sync::Notify::new(),
+            bells: Bells::default(),
         }
     }
 
@@ -235,7 +236,7 @@ impl JobStore for MemoryStore {
                 jobs.iter().map(|job| tables.put(queue, job, now)).collect()
             })
             .await;
-        self.enqueued.notify_waiters();
+        self.bells.ring(queue);
         put
     }
 
@@ -304,7 +305,7 @@ impl JobStore for MemoryStore {
             tables.reap(now);
         })
         .await?;
-        self.enqueued.notify_waiters();
+        self.bells.ring_all();
         Ok(())
     }
 
@@ -335,7 +336,7 @@ impl JobStore for MemoryStore {
             })
             .await?;
         if upkeep.promoted + upkeep.requeued > 0 {
-            self.enqueued.notify_waiters();
+            self.bells.ring_all();
         }
         Ok(upkeep)
     }
@@ -354,7 +355,7 @@ impl JobStore for MemoryStore {
             tables.paused.remove(queue);
         };
         self.call(Op::Manage, resume).await?;
-        self.enqueued.notify_waiters();
+        self.bells.ring(queue);
         Ok(())
     }
 
@@ -392,7 +393,7 @@ impl JobStore for MemoryStore {
                 back
             })
             .await?;
-        self.enqueued.notify_waiters();
+        self.bells.ring_all();
         Ok(back)
     }
 
@@ -412,25 +413,21 @@ impl JobStore for MemoryStore {
                 back
             })
             .await?;
-        self.enqueued.notify_waiters();
+        self.bells.ring_all();
         Ok(back)
     }
 
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
-        let bell = self.enqueued.notified();
-        tokio::pin!(bell);
-        // From here on the bell is heard, so a job that comes after the look is not missed.
-        bell.as_mut().enable();
         let ready = |job: &Row| job.state == State::Ready && job.queue == queue;
         let has_work =
             |tables: &Tables| !tables.paused.contains(queue) && tables.jobs.values().any(ready);
-        if has_work(&self.tables.lock()) {
-            return;
-        }
-        tokio::select! {
-            () = bell => {}
-            () = tokio::time::sleep(limit) => {}
-        }
+        let has_work = || has_work(&self.tables.lock());
+        let look = || async {
+            if !has_work() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, self.bells.wait(queue, look)).await;
     }
 
     async fn active(&self, after: JobId, limit: usize) -> Result<Vec<ActiveJob>, Error> {

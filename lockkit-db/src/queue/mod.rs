@@ -34,6 +34,7 @@
 //! contract of a database, with one method for the hot path:
 //! [`exchange`](JobStore::exchange) settles a batch and claims more in one transaction.
 
+mod bells;
 mod checkup;
 mod claims;
 mod job;

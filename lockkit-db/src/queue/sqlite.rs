@@ -12,6 +12,7 @@ use lockkit_core::Fence;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
 use sqlx::{Row, Sqlite};
 
+use super::bells::Bells;
 use super::checkup::Checkup;
 use super::job::{
     check_batch, check_enqueue, check_ids, check_name, kept_error, repeat_answer, seq_must_grow,
@@ -118,7 +119,7 @@ pub struct SqliteStore {
     heart: Slot,
     reader: Slot,
     /// Rung when this process has put jobs in.
-    enqueued: Arc<tokio::sync::Notify>,
+    bells: Arc<Bells>,
 }
 
 /// While this lives, its [`SqliteStore`] begins no write transaction.
@@ -169,7 +170,7 @@ impl SqliteStore {
             // A heartbeat that a power cut undoes has only made the lease shorter.
             heart: slot(SqliteSynchronous::Normal, false),
             reader: slot(SqliteSynchronous::Normal, false),
-            enqueued: Arc::default(),
+            bells: Arc::default(),
             options,
         })
     }
@@ -241,7 +242,7 @@ impl JobStore for SqliteStore {
             turn.commit().await?;
             Ok(put)
         })?;
-        self.enqueued.notify_waiters();
+        self.bells.ring(queue);
         Ok(put)
     }
 
@@ -328,7 +329,7 @@ impl JobStore for SqliteStore {
             reap(connection).await?;
             turn.commit().await
         })?;
-        self.enqueued.notify_waiters();
+        self.bells.ring_all();
         Ok(())
     }
 
@@ -354,7 +355,7 @@ impl JobStore for SqliteStore {
             Ok(Upkeep { promoted, requeued, buried, cancelled, next_due })
         })?;
         if upkeep.promoted + upkeep.requeued > 0 {
-            self.enqueued.notify_waiters();
+            self.bells.ring_all();
         }
         Ok(upkeep)
     }
@@ -365,7 +366,7 @@ impl JobStore for SqliteStore {
 
     async fn resume(&self, queue: &str) -> Result<(), Error> {
         self.set_paused(queue, false).await?;
-        self.enqueued.notify_waiters();
+        self.bells.ring(queue);
         Ok(())
     }
 
@@ -409,7 +410,7 @@ impl JobStore for SqliteStore {
             turn.commit().await?;
             Ok(back)
         })?;
-        self.enqueued.notify_waiters();
+        self.bells.ring_all();
         Ok(back)
     }
 
@@ -424,16 +425,13 @@ impl JobStore for SqliteStore {
             turn.commit().await?;
             Ok(back)
         })?;
-        self.enqueued.notify_waiters();
+        self.bells.ring_all();
         Ok(back)
     }
 
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
         // In this process a bell rings; what others write is looked for.
-        let bell = self.enqueued.notified();
-        tokio::pin!(bell);
-        bell.as_mut().enable();
-        let look = async {
+        let look = || async {
             let mut pause = LOOK.0;
             // An error is no news here: it is the next claim's to report.
             while !self.has_ready(queue).await.unwrap_or(false) {
@@ -441,11 +439,7 @@ impl JobStore for SqliteStore {
                 pause = (pause * 2).min(LOOK.1);
             }
         };
-        tokio::select! {
-            () = bell => {}
-            () = look => {}
-            () = tokio::time::sleep(limit) => {}
-        }
+        let _ = tokio::time::timeout(limit, self.bells.wait(queue, look)).await;
     }
 
     async fn active(&self, after: JobId, limit: usize) -> Result<Vec<ActiveJob>, Error> {
@@ -540,8 +534,8 @@ impl TransactionalStore for SqliteStore {
         let inserted = insert(tx.connection(), queue, jobs).await;
         let put = inserted.map_err(|error| tx.explain(error))?;
         if !tx.is_joined() {
-            let enqueued = Arc::clone(&self.enqueued);
-            tx.on_commit(move || enqueued.notify_waiters())?;
+            let (bells, queue) = (Arc::clone(&self.bells), queue.to_owned());
+            tx.on_commit(move || bells.ring(&queue))?;
         }
         Ok(put)
     }

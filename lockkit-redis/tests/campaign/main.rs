@@ -32,7 +32,7 @@ const SEED: &str = "LOCKKIT_TEST_SEED";
 /// The longest TTL of a lock.
 const LEASE: Duration = Duration::from_millis(TTL);
 
-/// How long a place in line is kept for somebody who is dead; and the lock from then on, if his turn has come by then.
+/// How long a place in line is kept for somebody who is dead, and the lock then, if it was his turn.
 const PLACE: Duration = Duration::from_secs(3);
 
 /// How often one who waits asks at least.
@@ -43,13 +43,6 @@ const SETTLED: Duration = Duration::from_secs(5);
 
 /// For a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
-
-/// After a fault, everybody who waits is served within this, if there is no other.
-const BOUND: Duration = PLACE
-    .saturating_mul(2)
-    .saturating_add(LEASE)
-    .saturating_add(HEARTBEAT)
-    .saturating_add(SLACK);
 
 /// More than this for each time, and it does not get on.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -104,7 +97,7 @@ impl Stage {
         command.query_async(&mut connection).await.unwrap()
     }
 
-    /// Waits until so many grants and so many refused writes have come to the register.
+    /// Until so much is done; how much was.
     async fn done(&self, grants: usize, refused: usize, limit: Duration) {
         let enough = async {
             loop {
@@ -128,8 +121,9 @@ impl Stage {
         let client = Client::open(self.server.url()).unwrap();
         let locks = RedisLocks::new(RedisStore::new(client)).unwrap();
         let begun = Instant::now();
+        let within = PLACE + LEASE + HEARTBEAT + SLACK;
         for key in 0..self.keys {
-            let left = BOUND.saturating_sub(begun.elapsed());
+            let left = within.saturating_sub(begun.elapsed());
             let request = locks.lock(format!("k{key}")).fair(true).wait(left);
             let guard = request.acquire().await.unwrap();
             let _ = guard.release().await;
@@ -188,7 +182,8 @@ async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and
 
     // They go on in peace, for as long as anybody may have to wait.
     let calm = Time::now();
-    sleep(BOUND).await;
+    let bound = PLACE + LEASE + HEARTBEAT;
+    sleep(bound + SLACK).await;
     let ending = Instant::now();
     let lives = crew.end().await.unwrap();
     let ended = ending.elapsed();
@@ -198,11 +193,11 @@ async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and
     let report = stage.check(&diaries);
     let (idle, whose) = longest_idle(&diaries.grants, Time(0)).unwrap();
     let (calm_idle, calm_whose) = longest_idle(&diaries.grants, calm).unwrap();
-    let in_vain = diaries.in_vain.iter().map(|&(asked, until)| {
-        let since = asked.max(calm);
-        Duration::from_nanos(until.0.saturating_sub(since.0))
-    });
-    let in_vain = in_vain.max().unwrap_or_default();
+    let in_vain = diaries
+        .in_vain
+        .iter()
+        .map(|(asked, until)| until.0 - calm.max(*asked).0.min(until.0));
+    let in_vain = Duration::from_nanos(in_vain.max().unwrap_or(0));
     let again = format!(
         "{SEED}={seed} draws the same strokes, {raged:.1?}: {strokes}; \
          a lock was idle for {idle:.1?} at most, and for {calm_idle:.1?} in peace, \
@@ -210,10 +205,10 @@ async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and
     );
     eprintln!("{again}");
     assert!(report.is_ok(), "{again}");
-    // While it rages, one fault may follow the other.
-    assert!(idle < BOUND * 2, "{again}\n{whose:?}");
-    assert!(calm_idle < BOUND, "{again}\n{calm_whose:?}");
-    assert!(in_vain < BOUND, "{again}");
+    // Also while it rages, where a stroke may come on top.
+    assert!(idle < bound + PLACE + SLACK, "{again}\n{whose:?}");
+    assert!(calm_idle < bound + SLACK, "{again}\n{calm_whose:?}");
+    assert!(in_vain < bound + SLACK, "{again}");
     assert!(
         report.grants >= 10_000 * times as usize && report.refused > 50,
         "{again}"

@@ -414,7 +414,7 @@ impl JobStore for PostgresStore {
             exchange.claimed = statements::claimed(&rows)?;
         }
         if batch.is_some_and(|batch| batch.gives_back()) {
-            self.hints.ring();
+            self.hints.ring("");
         }
         Ok(exchange)
     }
@@ -427,7 +427,7 @@ impl JobStore for PostgresStore {
     }
 
     async fn upkeep(&self) -> Result<Upkeep, Error> {
-        self.hints.wake.catch_up(|| self.hints.ring());
+        self.hints.wake.catch_up(|queue| self.hints.ring(queue));
         let probe = self
             .hints
             .reader
@@ -515,10 +515,7 @@ impl JobStore for PostgresStore {
 
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
         // In this process a bell rings; others may notify it; what neither tells is looked for.
-        let bell = self.hints.wake.bell();
-        tokio::pin!(bell);
-        bell.as_mut().enable();
-        let look = async {
+        let look = || async {
             let mut pause = LOOK.0;
             // An error is no news here: it is the next claim's to report.
             while !self.has_ready(queue).await.unwrap_or(false) {
@@ -527,9 +524,8 @@ impl JobStore for PostgresStore {
             }
         };
         tokio::select! {
-            () = bell => {}
-            () = look => {}
-            () = self.hints.wake.listen(|| self.hints.ring()) => {}
+            () = self.hints.wake.bells.wait(queue, look) => {}
+            () = self.hints.wake.listen(|queue| self.hints.ring(queue)) => {}
             () = sleep(limit) => {}
         }
     }
@@ -639,15 +635,15 @@ impl Settle for Postgres {
 }
 
 impl Hints {
-    /// Tells the workers of this process that there may be work.
-    fn ring(&self) {
+    /// Tells the workers of this process that there may be work in a queue, or somewhere.
+    fn ring(&self, queue: &str) {
         self.cursor.lock().reset();
-        self.wake.ring();
+        self.wake.ring(queue);
     }
 
     /// Tells the workers of all processes, unless they were told a moment ago. What comes of it does not matter.
     async fn tell(&self, queue: &str) {
-        self.ring();
+        self.ring(queue);
         self.pass_on(queue).await;
     }
 
@@ -655,7 +651,7 @@ impl Hints {
     /// goes on from there: who puts jobs in all the time would else have each claim look from the start.
     async fn came(&self, queue: &str, priority: i16) {
         self.cursor.lock().came(queue, priority);
-        self.wake.ring();
+        self.wake.ring(queue);
         self.pass_on(queue).await;
     }
 
@@ -667,7 +663,7 @@ impl Hints {
 
     /// The same from where nothing can be waited for.
     fn tell_soon(self: Arc<Self>, queue: String) {
-        self.ring();
+        self.ring(&queue);
         if let Ok(runtime) = tokio::runtime::Handle::try_current()
             && self.wake.is_time_to_tell(&queue)
         {

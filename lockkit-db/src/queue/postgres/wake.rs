@@ -9,8 +9,9 @@ use futures::FutureExt as _;
 use lockkit_core::sync::Mutex;
 use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use tokio::sync::{Notify, futures::Notified};
 use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::queue::bells::Bells;
 
 /// On which notifications are sent; each carries the name of its queue, or nothing for all of them.
 pub(super) const CHANNEL: &str = "lockkit_queue";
@@ -34,7 +35,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The listener is used in turns: of all who wait for work one listens for all of them, and when that one has
 /// enough, another one does. Nobody waits for long: then what has come is read at each upkeep.
 pub(super) struct Wake {
-    bell: Notify,
+    pub(super) bells: Bells,
     listener: tokio::sync::Mutex<Option<Listener>>,
     options: PgConnectOptions,
     told: Mutex<Told>,
@@ -56,21 +57,20 @@ struct Listener {
 impl Wake {
     pub(super) fn new(options: &PgConnectOptions) -> Self {
         Self {
-            bell: Notify::new(),
+            bells: Bells::default(),
             listener: tokio::sync::Mutex::new(None),
             options: options.clone(),
             told: Mutex::default(),
         }
     }
 
-    /// Wakes those of this process who wait.
-    pub(super) fn ring(&self) {
-        self.bell.notify_waiters();
-    }
-
-    /// The bell, which is heard from the first poll on.
-    pub(super) fn bell(&self) -> Notified<'_> {
-        self.bell.notified()
+    /// Wakes those of this process who wait for a queue, or for anything if it has no name.
+    pub(super) fn ring(&self, queue: &str) {
+        if queue.is_empty() {
+            self.bells.ring_all();
+        } else {
+            self.bells.ring(queue);
+        }
     }
 
     /// Whether other processes are to be notified now about a queue.
@@ -78,9 +78,9 @@ impl Wake {
         self.told.lock().is_time(queue, Instant::now())
     }
 
-    /// Listens for as long as it is polled, and calls `hear` for each notification; also when it has begun
+    /// Listens for as long as it is polled, and calls `hear` with the queue of each notification; with none when it has begun
     /// to listen, as it cannot know what has come before.
-    pub(super) async fn listen(&self, hear: impl Fn()) {
+    pub(super) async fn listen(&self, hear: impl Fn(&str)) {
         let mut place = self.listener.lock().await;
         loop {
             if place.is_none() {
@@ -92,12 +92,12 @@ impl Wake {
                         continue;
                     }
                 }
-                hear();
+                hear("");
             }
             let listener = place.as_mut().expect("it was just put there");
             match timeout_at(listener.spoke + KEEP_ALIVE, listener.hear()).await {
-                Ok(true) => hear(),
-                Ok(false) => {
+                Ok(Some(queue)) => hear(&queue),
+                Ok(None) => {
                     *place = None;
                     sleep(PAUSE / 20).await;
                 }
@@ -113,15 +113,15 @@ impl Wake {
     }
 
     /// Reads what has come, if nobody is listening.
-    pub(super) fn catch_up(&self, hear: impl Fn()) {
+    pub(super) fn catch_up(&self, hear: impl Fn(&str)) {
         let Ok(mut place) = self.listener.try_lock() else {
             return;
         };
         while let Some(listener) = place.as_mut() {
             match listener.hear().now_or_never() {
                 None => break,
-                Some(true) => hear(),
-                Some(false) => *place = None,
+                Some(Some(queue)) => hear(&queue),
+                Some(None) => *place = None,
             }
         }
     }
@@ -171,10 +171,11 @@ impl Listener {
         })
     }
 
-    /// Waits for a notification; false if the connection is gone. Dropped, it has lost nothing.
-    async fn hear(&mut self) -> bool {
-        let heard = self.get().try_recv().await;
-        matches!(heard, Ok(Some(_)))
+    /// Waits for a notification, and says of which queue it is; nothing if the connection is gone. Dropped, it has lost
+    /// nothing.
+    async fn hear(&mut self) -> Option<String> {
+        let heard = self.get().try_recv().await.ok()??;
+        Some(heard.payload().to_owned())
     }
 
     /// Shows the server that it is there.

@@ -157,6 +157,10 @@ impl<S: JobStore, H: Handler> WorkerBuilder<S, H> {
     /// Nothing can stop a handler that does not await: it keeps its slot and a thread of the runtime, and if
     /// it ends by itself, its answer counts. What blocks belongs into `tokio::task::spawn_blocking`, with
     /// [`Job::is_cancelled`](super::Job::is_cancelled) looked at now and then.
+    ///
+    /// Where a handler acknowledges in a transaction of its own, that should be the last thing it does there: if it is dropped
+    /// in a long statement after that, a server does not notice before the statement ends, and what this worker has to
+    /// settle waits for it.
     pub fn job_timeout(mut self, limit: Duration) -> Self {
         self.config.job_timeout = Some(limit);
         self

@@ -20,7 +20,7 @@ use crate::queue::store::{AckBatch, ClaimSpec, Exchange};
 use crate::queue::{ClaimedJob, Settlement, Verdict};
 
 /// What all spans and events are found by, wherever the code is.
-const TARGET: &str = "lockkit_db::queue";
+pub(super) const TARGET: &str = "lockkit_db::queue";
 
 /// Observes one session.
 pub(super) struct Observer {

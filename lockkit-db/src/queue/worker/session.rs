@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::builder::Config;
-use super::observe::Observer;
+use super::observe::{Observer, TARGET};
 use super::{Completion, Handler, HandlerResult, Job, Settled, Shared};
 use crate::Error;
 use crate::error::chain_of_causes;
@@ -157,9 +157,11 @@ impl<S: JobStore, H: Handler> Shared<S, H> {
         let ended = timeout(config.lease / 2, surface(&mut lane)).await;
         let held = desk.claims.held();
         if ended.is_err() && held != Held::default() {
-            tracing::warn!(?held, "a session ended with claims that are not settled");
+            let (worker, session) = (&*config.name, desk.session.id);
+            tracing::warn!(target: TARGET, worker, session, ?held, "a session ended with claims that are not settled");
             // Nobody waits for the answer to what was sent; whoever keeps books is told that it may have been accepted.
-            lane.shutdown().await;
+            lane.abort_all();
+            surface(&mut lane).await;
             for ack in desk.claims.give_up() {
                 desk.tell(ack, Settlement::Unknown);
             }
@@ -412,7 +414,8 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             let sent = Instant::now();
             let Ok(exchange) = timeout(limit, exchange.instrument(span.clone())).await else {
                 // It holds jobs that nobody can settle.
-                tracing::warn!(?limit, "the job store does not answer");
+                let (worker, session) = (&*self.config().name, self.session.id);
+                tracing::warn!(target: TARGET, worker, session, ?limit, "the job store does not answer");
                 self.lease.lose();
                 self.lost.cancel();
                 ask.inspect(|ask| self.claims.unanswered(*ask));
@@ -527,12 +530,6 @@ impl<S: JobStore, H: Handler> Desk<S, H> {
             let mut pause = most.mul_f64(0.5 + 0.5 * fastrand::f64());
             match self.shared.store.upkeep().await {
                 Ok(upkeep) => {
-                    if upkeep.promoted + upkeep.requeued > 0 {
-                        // Of which queue they are is not said.
-                        for queue in 0..self.config().queues.len() {
-                            self.claims.wet(queue, true);
-                        }
-                    }
                     if let Some(due) = upkeep.next_due {
                         pause = pause.min(due.max(Duration::from_millis(1)));
                     }
@@ -572,8 +569,10 @@ impl Drop for Listed<'_> {
 /// Waits for all tasks to end, and passes a panic on.
 async fn surface(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended {
-            std::panic::resume_unwind(error.into_panic());
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
         }
     }
 }
