@@ -3,7 +3,8 @@
 -- Returns: what it is (0 session, 1 standby, 2 prepared transaction, 3 slot in use, 4 slot that is not), its number, its
 --          name, its user, for how many milliseconds it has been open and idle, how many transactions are behind it,
 --          and whether this user is not shown its times
--- A session of another database holds nothing back here, and neither does a vacuum, which has no user.
+-- A session of another database holds nothing back here, and neither does a vacuum, whoever has begun it. An index that
+-- is being built may, but it ends by itself.
 WITH now AS MATERIALIZED (
     SELECT ms FROM lockkit_now
 ), session AS (
@@ -13,6 +14,8 @@ WITH now AS MATERIALIZED (
     FROM pg_stat_activity AS a
     WHERE a.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL
       AND (a.datname = current_database() OR a.datid IS NULL AND a.backend_xmin IS NOT NULL)
+      AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum AS v WHERE v.pid = a.pid)
+      AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS i WHERE i.pid = a.pid)
 )
 SELECT what, pid, name, usename, since, idle, behind, hidden
 FROM (

@@ -173,7 +173,8 @@ pub trait JobStore: Send + Sync + 'static {
     /// | looked at | found, if | PostgreSQL | SQLite |
     /// |---|---|---|---|
     /// | the plans of the statements that claim, settle and give back | one reads or sorts all jobs | `EXPLAIN` | `EXPLAIN QUERY PLAN` |
-    /// | dead rows | more than 10,000 and a tenth of the live ones; autovacuum is off | the server's statistics | |
+    /// | dead rows | more than 10,000 and a tenth of the live ones, and somebody keeps them; or autovacuum is off for the table and no vacuum was in the last 5 minutes; or no vacuum was, and they are ten times as many | the server's statistics | |
+    /// | autovacuum | it is off | yes | |
     /// | empty space | more than half, of 64 MiB or more | the table | the file |
     /// | who keeps dead rows: a snapshot, a prepared transaction, a slot, a standby | for over a minute, or a million transactions; a slot that is not in use | who, since when | |
     /// | who is idle in a transaction | for over a minute | who, since when | |
@@ -187,9 +188,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// | the tables' version | it is not this crate's | yes | yes |
     /// | paused queues | jobs are ready in one | yes | yes |
     ///
-    /// [`MemoryStore`](super::MemoryStore) looks at its leases and at paused queues. What does not apply, what the database does not show to this user, and
-    /// what does not answer within 5 seconds (or the store's patience), are among the
-    /// [unchecked](Checkup::unchecked). On PostgreSQL, `pg_monitor` shows all.
+    /// [`MemoryStore`](super::MemoryStore) looks at its leases and at paused queues. What does not apply is among the
+    /// [unchecked](Checkup::unchecked); on PostgreSQL also what the database does not show to this user (`pg_monitor`
+    /// shows all), and what does not answer within 5 seconds (or the store's patience).
     ///
     /// Plans are those that a new connection makes now; on PostgreSQL one that has been open for a while may still use an
     /// older one, made when the table was empty.
@@ -202,7 +203,9 @@ pub trait JobStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The database's, when it cannot be reached or its tables are not there.
+    /// The database's, when it cannot be reached or its tables are not there. On SQLite any error is the answer, and
+    /// nothing is told of what was looked at before it: [`Error::Busy`] too, if the file is locked for 5 seconds (or the
+    /// store's patience).
     ///
     /// # Cancel safety
     ///
@@ -402,8 +405,9 @@ pub struct Upkeep {
 pub enum Cancel {
     /// It was queued, and is gone.
     Removed,
-    /// A worker has it, and is told at its next upkeep: then the handler is dropped at its next await, and the job is gone.
-    /// One that is done before that is done. In no case does it come back.
+    /// A worker has it, and is told at its next upkeep: then the handler is told to stop, after its
+    /// [grace](super::Handler#when-it-is-to-stop) it is dropped at its next await, and the job is gone. If it ends as
+    /// done before that, the job is done. In no case does it come back.
     Told,
     /// There is none of this number, or it is done, or dead.
     NotFound,

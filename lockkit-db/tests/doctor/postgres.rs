@@ -229,6 +229,49 @@ async fn dead_rows_that_nobody_removes_are_found() {
     let checkup = scene.healthy().await;
     let vacuumed = checkup.figures.tables[0].vacuumed;
     assert!(vacuumed.is_some_and(|ago| ago < SOON), "{checkup:?}");
+
+    // As many as before, just after a vacuum, and in ten minutes: then it has not come by again.
+    run(&mut raw, &format!("{no_vacuum}; {}", churn(11_000))).await;
+    scene
+        .until("SELECT n_dead_tup > 10000 FROM pg_stat_user_tables WHERE relname = 'lockkit_job'")
+        .await;
+    let checkup = scene.doctor().await;
+    assert_eq!(only(&checkup, off).as_deref(), Some("lockkit_job"));
+    assert_eq!(checkup.findings.len(), 1, "a moment ago: {checkup}");
+    scene.turn(600_000).await;
+    let table = scene.only(dead).await;
+    assert!(table.vacuumed.unwrap() > Duration::from_mins(9));
+}
+
+#[tokio::test]
+async fn a_vacuum_by_hand_is_not_told_to_keep_dead_rows() {
+    let scene = Scene::new().await;
+    scene
+        .run(
+            "CREATE TABLE large WITH (autovacuum_enabled = off) AS
+             SELECT n FROM generate_series(1, 50000) AS n",
+        )
+        .await;
+    let mut raw = scene.database.connect().await;
+    // A tenth of a second for each of its 200 pages, or more.
+    run(
+        &mut raw,
+        "SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1",
+    )
+    .await;
+    let vacuum = tokio::spawn(async move {
+        let vacuum = sqlx::raw_sql("VACUUM large");
+        vacuum.execute(&mut raw).await.map(|_| ())
+    });
+    let runs = "SELECT EXISTS (SELECT FROM pg_stat_activity AS a JOIN pg_stat_progress_vacuum AS v USING (pid)
+                WHERE v.datname = current_database() AND a.usesysid IS NOT NULL AND a.backend_xmin IS NOT NULL)";
+    scene.until(runs).await;
+    // Mutant: C114
+    let checkup = scene.healthy().await;
+    assert_eq!(checkup.figures.holders, []);
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_vacuum WHERE datname = current_database()";
+    let ended: bool = value(&mut scene.database.connect().await, end).await;
+    assert!(ended && vacuum.await.unwrap().is_err(), "it still ran");
 }
 
 #[tokio::test]

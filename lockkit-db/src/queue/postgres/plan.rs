@@ -16,6 +16,7 @@ const ALL_JOBS: &str = "using lockkit_job_pkey";
 /// | a Seq Scan of the jobs | it reads all of them |
 /// | an Index Scan by their ids that has a filter and no condition | the same; but not if they are few, for then it is right |
 /// | a Sort of what is scanned of the jobs | no index gives the order, so all are read to find the first |
+/// | an Incremental Sort of that | an index gives a part of the order, so all are read that are alike in that part |
 pub(super) fn problems(plan: &[String], few: bool) -> Vec<PlanProblem> {
     let mut problems = Vec::new();
     for (at, line) in plan.iter().enumerate() {
@@ -23,10 +24,10 @@ pub(super) fn problems(plan: &[String], few: bool) -> Vec<PlanProblem> {
             continue;
         };
         let below = || plan.iter().enumerate().skip(at + 1);
-        if node == "Sort" && sorts_jobs(plan, at) {
+        if matches!(node, "Sort" | "Incremental Sort") && sorts_jobs(plan, at) {
             let mut keys = below().map(|(_, line)| line.trim());
             let key = keys.find_map(|line| line.strip_prefix("Sort Key: "));
-            problems.push(format!("Sort by {}", key.unwrap_or("something")));
+            problems.push(format!("{node} by {}", key.unwrap_or("something")));
         } else if scans_jobs(node) && node.contains("Seq Scan") {
             problems.push(node.to_owned());
         } else if scans_jobs(node) && node.contains(ALL_JOBS) && !few {
@@ -133,6 +134,15 @@ mod tests {
         assert_eq!(
             steps(jobs),
             ["Sort by lockkit_job.priority, lockkit_job.id"]
+        );
+        let partly = jobs.replace("->  Sort", "->  Incremental Sort").replace(
+            "        ->  Result",
+            "        Presorted Key: lockkit_job.priority\n        ->  Result",
+        );
+        // Mutant: C113
+        assert_eq!(
+            steps(&partly),
+            ["Incremental Sort by lockkit_job.priority, lockkit_job.id"]
         );
         let another = "Sort
   Sort Key: ack.place
