@@ -214,7 +214,7 @@ async fn exchanges_sessions_and_what_goes_wrong_are_told() {
     let sessions = told.events("the session is open");
     assert_eq!(sessions.len(), 2, "{}", told.all());
     assert_eq!(sessions[0].1.of("session"), "1");
-    let lost = told.events("the lease is lost; opening a new session");
+    let lost = told.events("the lease is lost");
     assert_eq!((lost.len(), lost[0].1.of("session")), (1, "1"));
     let closed = told.events("the session is closed");
     assert_eq!((closed.len(), closed[0].1.of("session")), (1, "2"));

@@ -59,6 +59,9 @@ use crate::Error;
 /// | `lockkit_exchange_seconds` | a histogram of answered exchanges with the store | `worker` |
 /// | `lockkit_jobs_running`, `lockkit_jobs_prefetched`, `lockkit_jobs_unsettled` | gauges: handlers, jobs claimed ahead, acknowledgements under way | `worker` |
 ///
+/// Workers of one process that have one name share their gauges, each of which then shows the worker that set it last:
+/// give them [names](WorkerBuilder::name) of their own.
+///
 /// Neither tells of payloads, results, or handlers' errors. Where nobody listens, a span costs a look at a flag.
 ///
 /// # Example

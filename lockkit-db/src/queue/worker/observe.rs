@@ -48,7 +48,7 @@ impl Observer {
     pub(super) fn ended(&self, lost: bool) {
         let (worker, session) = (&*self.worker, self.session);
         if lost {
-            warn!(target: TARGET, worker, session, "the lease is lost; opening a new session");
+            warn!(target: TARGET, worker, session, "the lease is lost");
         } else {
             info!(target: TARGET, worker, session, "the session is closed");
         }
