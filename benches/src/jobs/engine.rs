@@ -160,7 +160,7 @@ impl TaskHandler for Payload {
 
 impl Engine for Graphile {
     async fn open(url: &str, on_job: OnJob) -> Result<Self> {
-        // The fastest of eleven settings here, those of its own benchmark among them.
+        // The fastest of ten settings tried here, those of its own benchmark among them.
         let queue = LocalQueueConfig::builder()
             .size(5000)
             .queue_count(2)

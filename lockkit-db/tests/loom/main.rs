@@ -7,6 +7,7 @@
 
 #[path = "../../src/advisory/claims.rs"]
 mod advisory_claims;
+#[expect(dead_code, reason = "the worker uses the rest")]
 #[path = "../../src/queue/claims.rs"]
 mod claims;
 #[path = "../../src/transaction/held.rs"]
