@@ -23,8 +23,9 @@ const SOON: Duration = Duration::from_mins(1);
 const LOG_LINES: usize = 50;
 
 /// Reads lines from its standard input until it ends: `start`; `end` and a signal, after which the server is waited
-/// for; `send` and a signal. Passes on what the server says, and says `lockkit: down` each time that it and
-/// all who write into its log have ended, of their own accord too. Its last signal is its second argument.
+/// for; `send` and a signal, which is `lockkit: sent` when a STOP has stopped it. Passes on what the server says, and says
+/// `lockkit: down` each time that it and all who write into its log have ended, of their own accord too. Its last signal
+/// is its second argument.
 const SCRIPT: &str = r#"
 folder=$1; last=$2; shift 2
 pid=
@@ -42,7 +43,11 @@ while read -r word signal; do
         { cat "$folder/log"; echo "lockkit: down"; } &
         setpriv --pdeathsig "$last" -- "$@" >"$folder/log" 2>&1 & pid=$! ;;
     end) end "$signal" ;;
-    send) [ -n "$pid" ] && kill -"$signal" "$pid" ;;
+    send)
+        [ -n "$pid" ] && kill -"$signal" "$pid"
+        # It may be at work on another processor for a moment yet.
+        [ "$signal" = STOP ] && until grep -q "^State:.*[TZX]" /proc/"$pid"/status; do :; done
+        echo "lockkit: sent" ;;
     esac
 done
 end "$last"
@@ -98,6 +103,7 @@ type Log = Arc<Mutex<VecDeque<String>>>;
 enum News {
     Ready,
     Down,
+    Sent,
 }
 
 impl Warden {
@@ -184,7 +190,7 @@ impl Warden {
                 Ok(told) if told == *expected => return Ok(()),
                 Ok(News::Down) => return Err(self.failed(&format!("did not {word}"))),
                 // Left over from what happened before.
-                Ok(News::Ready) => {}
+                Ok(News::Ready | News::Sent) => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     return Err(self.failed(&format!("took too long to {word}")));
                 }
@@ -214,6 +220,8 @@ fn listen(output: impl BufRead, ready: &str, log: &Log, news: &mpsc::Sender<News
             Some(News::Ready)
         } else if line == "lockkit: down" {
             Some(News::Down)
+        } else if line == "lockkit: sent" {
+            Some(News::Sent)
         } else {
             None
         };
