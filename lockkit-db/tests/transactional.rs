@@ -73,7 +73,7 @@ macro_rules! on {
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn the_effects_of_a_job_and_its_end_are_one_whatever_its_handler_says_then() {
-                // Mutants: C49, C50
+                // Mutants: C14, C49, C50
                 let (store, pool, _keep) = $engine().await;
                 sqlx::raw_sql(TABLE).execute(&pool).await.unwrap();
                 let jobs: Vec<_> = (0..3)
