@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::diary::DiaryError;
 use crate::history::{OpId, ProcessId, Time};
 
 /// A lock that was granted.
@@ -344,23 +345,6 @@ enum Entry {
         asked: Time,
     },
     Ends,
-}
-
-/// Why a diary is none.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DiaryError {
-    /// The source failed.
-    #[error("the diary could not be read")]
-    Io(#[from] io::Error),
-    /// A whole line that makes no sense, or not at its place.
-    #[error("line {number} of the diary is {line:?}")]
-    Line {
-        /// Counted from 1.
-        number: usize,
-        /// The line.
-        line: String,
-    },
 }
 
 impl Diary {

@@ -44,9 +44,10 @@ while read -r word signal; do
         setpriv --pdeathsig "$last" -- "$@" >"$folder/log" 2>&1 & pid=$! ;;
     end) end "$signal" ;;
     send)
-        [ -n "$pid" ] && kill -"$signal" "$pid"
-        # It may be at work on another processor for a moment yet.
-        [ "$signal" = STOP ] && until grep -q "^State:.*[TZX]" /proc/"$pid"/status; do :; done
+        if [ -n "$pid" ] && kill -"$signal" "$pid" && [ "$signal" = STOP ]; then
+            # It may be at work on another processor for a moment yet.
+            until grep -q "^State:.*[TZX]" /proc/"$pid"/status; do :; done
+        fi
         echo "lockkit: sent" ;;
     esac
 done
@@ -175,10 +176,10 @@ impl Warden {
         self.end(self.last)
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal. Blocks until it has been sent, and after a STOP until the server stands still.
     #[cfg(feature = "redis")]
     pub(crate) fn send(&self, signal: &str) -> Result<(), ServerFailed> {
-        self.write(&format!("send {signal}"))
+        self.say(&format!("send {signal}"), &News::Sent)
     }
 
     /// Tells the warden, and waits for what shall come of it.

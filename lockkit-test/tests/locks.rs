@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use lockkit_test::diary::DiaryError;
 use lockkit_test::history::{OpId, ProcessId, Time};
-use lockkit_test::locks::{
-    Access, Diaries, Diary, DiaryError, Grant, Violation, check, longest_idle,
-};
+use lockkit_test::locks::{Access, Diaries, Diary, Grant, Violation, check, longest_idle};
 use proptest::prelude::*;
 
 /// Of one lock, each of another holder, asked for just before it was granted.
