@@ -13,6 +13,7 @@ mod memory;
 mod pool;
 mod queue;
 mod race;
+mod redis;
 mod semaphore;
 mod server;
 
@@ -58,6 +59,8 @@ enum What {
     Flight(race::Args),
     /// Updates with a version, transactions and batches, against sqlx by hand.
     Locking(race::Args),
+    /// The lock on Redis, against what one writes by hand and against rslock.
+    Redis(race::Args),
     #[command(hide = true)]
     QueueChild(queue::claimer::Args),
     #[command(hide = true)]
@@ -111,6 +114,7 @@ fn run(cli: Cli) -> Result<bool> {
             What::Keyed(race::Args::default()),
             What::Flight(race::Args::default()),
             What::Locking(race::Args::default()),
+            What::Redis(race::Args::default()),
         ],
     };
     let folder = cli.dir.unwrap_or_else(std::env::temp_dir);
@@ -137,6 +141,7 @@ fn run(cli: Cli) -> Result<bool> {
             What::Keyed(args) => keyed::run(&args)?,
             What::Flight(args) => flight::run(&args)?,
             What::Locking(args) => locking::run(&args, folder.path())?,
+            What::Redis(args) => redis::run(&args)?,
             _ => unreachable!("the children have returned"),
         });
     }

@@ -29,6 +29,13 @@ pub(crate) struct Args {
     rows: Vec<String>,
 }
 
+impl Args {
+    /// Whether no row was chosen.
+    pub(crate) fn are_all(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
 impl Default for Args {
     fn default() -> Self {
         Self {
@@ -41,8 +48,8 @@ impl Default for Args {
 /// The same work, done by several sides. The first of them is lockkit's.
 pub(crate) struct Row {
     name: String,
-    /// Operations in a turn, the same for each side.
-    operations: usize,
+    /// Operations in a turn, the same for each side; none where they are as many as it has waited.
+    operations: Option<usize>,
     sides: Vec<Side>,
     bars: Vec<Bar>,
 }
@@ -63,6 +70,8 @@ struct Figures {
     ns: Vec<f64>,
     /// Processor time per operation, of all threads. Other programs on the machine disturb it less.
     cpu_ns: Vec<f64>,
+    /// The wait that every other one exceeds.
+    p50_us: Vec<f64>,
     /// The wait that only one in a hundred exceeds.
     p99_us: Vec<f64>,
 }
@@ -70,6 +79,7 @@ struct Figures {
 #[derive(Clone, Copy)]
 enum Of {
     Time,
+    P50,
     P99,
 }
 
@@ -86,9 +96,17 @@ impl Row {
     pub(crate) fn new(name: impl Into<String>, operations: usize) -> Self {
         Self {
             name: name.into(),
-            operations,
+            operations: Some(operations),
             sides: Vec::new(),
             bars: Vec::new(),
+        }
+    }
+
+    /// Of sides that do what they can in a turn, with a wait for each operation.
+    pub(crate) fn timed(name: impl Into<String>) -> Self {
+        Self {
+            operations: None,
+            ..Self::new(name, 0)
         }
     }
 
@@ -112,6 +130,14 @@ impl Row {
 
     pub(crate) fn goal(self, against: &'static [&'static str], most: f64) -> Self {
         self.held_to(Of::Time, against, most, true)
+    }
+
+    pub(crate) fn bar_p50(self, against: &'static [&'static str], most: f64) -> Self {
+        self.held_to(Of::P50, against, most, false)
+    }
+
+    pub(crate) fn goal_p50(self, against: &'static [&'static str], most: f64) -> Self {
+        self.held_to(Of::P50, against, most, true)
     }
 
     pub(crate) fn bar_p99(self, against: &'static [&'static str], most: f64) -> Self {
@@ -143,15 +169,19 @@ impl Row {
         for at in order {
             let side = &mut self.sides[at];
             let (began, cpu) = (Instant::now(), cpu_time());
-            let waits = (side.turn)().with_context(|| format!("{}, {}", self.name, side.name))?;
+            let mut waits =
+                (side.turn)().with_context(|| format!("{}, {}", self.name, side.name))?;
             let (time, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
             if round == 0 {
                 continue;
             }
-            let each = |time: Duration| time.as_secs_f64() * 1e9 / self.operations as f64;
+            let operations = self.operations.unwrap_or(waits.len());
+            let each = |time: Duration| time.as_secs_f64() * 1e9 / operations as f64;
             side.figures.ns.push(each(time));
             side.figures.cpu_ns.push(each(cpu));
-            side.figures.p99_us.extend(p99(waits));
+            waits.sort_unstable();
+            side.figures.p50_us.extend(percentile(&waits, 50));
+            side.figures.p99_us.extend(percentile(&waits, 99));
         }
         Ok(())
     }
@@ -163,6 +193,7 @@ impl Row {
         let figures = &figures.expect("bars name sides of their row").figures;
         match of {
             Of::Time => &figures.ns,
+            Of::P50 => &figures.p50_us,
             Of::P99 => &figures.p99_us,
         }
     }
@@ -242,6 +273,7 @@ impl Of {
     fn name(self) -> &'static str {
         match self {
             Self::Time => "time",
+            Self::P50 => "p50 wait",
             Self::P99 => "p99 wait",
         }
     }
@@ -336,6 +368,7 @@ fn table(rows: &[Row]) -> String {
         "side",
         "ns (min..max)",
         "CPU ns",
+        "p50 wait us",
         "p99 wait us",
         "lockkit : side (min..max of rounds)",
         "CPU",
@@ -354,9 +387,9 @@ fn table(rows: &[Row]) -> String {
                 ratio = format!("{middle:.2} ({least:.2}..{most:.2})");
                 cpu_ratio = format!("{:.2}", own_cpu / median(&figures.cpu_ns));
             }
-            let p99 = match median(&figures.p99_us) {
+            let wait = |us: &[f64]| match median(us) {
                 none if none.is_nan() => String::new(),
-                p99 => format!("{p99:.0}"),
+                us => format!("{us:.0}"),
             };
             let first = |text: String| if at == 0 { text } else { String::new() };
             table.add_row([
@@ -364,20 +397,23 @@ fn table(rows: &[Row]) -> String {
                 side.name.to_owned(),
                 format!("{:.0} ({min:.0}..{max:.0})", median(&figures.ns)),
                 format!("{:.0}", median(&figures.cpu_ns)),
-                p99,
+                wait(&figures.p50_us),
+                wait(&figures.p99_us),
                 ratio,
                 cpu_ratio,
                 first(row.verdict()),
             ]);
         }
     }
-    for column in table.column_iter_mut().skip(2).take(5) {
+    for column in table.column_iter_mut().skip(2).take(6) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut sides = rows.iter().flat_map(|row| &row.sides);
     if sides.all(|side| side.figures.p99_us.is_empty()) {
-        let waits = table.column_mut(4).expect("it is in the header");
-        waits.set_constraint(ColumnConstraint::Hidden);
+        for at in [4, 5] {
+            let waits = table.column_mut(at).expect("it is in the header");
+            waits.set_constraint(ColumnConstraint::Hidden);
+        }
     }
     table.to_string()
 }
@@ -388,9 +424,9 @@ fn ratios(own: &[f64], other: &[f64]) -> Vec<f64> {
     pairs.map(|(own, other)| own / other).collect()
 }
 
-fn p99(mut waits: Waits) -> Option<f64> {
-    waits.sort_unstable();
-    let at = (waits.len() * 99).div_ceil(100).checked_sub(1)?;
+/// Of sorted waits, the one that so many in a hundred do not exceed.
+fn percentile(waits: &[Duration], percent: usize) -> Option<f64> {
+    let at = (waits.len() * percent).div_ceil(100).checked_sub(1)?;
     Some(waits[at].as_secs_f64() * 1e6)
 }
 
@@ -450,11 +486,12 @@ mod tests {
     }
 
     #[test]
-    fn one_wait_in_a_hundred_is_above_p99() {
+    fn one_wait_in_a_hundred_is_above_p99_and_every_other_above_p50() {
         let ms = |n: u64| Duration::from_millis(n);
-        let p99_of = |n| p99((1..=n).rev().map(ms).collect());
-        assert_eq!(p99_of(100), Some(99e3));
-        assert_eq!(p99_of(1), Some(1e3));
-        assert_eq!(p99_of(0), None);
+        let of = |n, percent| percentile(&(1..=n).map(ms).collect::<Vec<_>>(), percent);
+        assert_eq!(of(100, 99), Some(99e3));
+        assert_eq!(of(100, 50), Some(50e3));
+        assert_eq!(of(1, 99), Some(1e3));
+        assert_eq!(of(0, 99), None);
     }
 }
