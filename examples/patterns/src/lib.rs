@@ -3,17 +3,22 @@
 //!
 //! | program | shows |
 //! |---|---|
+//! | `fenced_write` | what a lock cannot do, and a database can: a holder who was paused past its end is refused |
 //! | `job_queue` | all that the job queue is for: worker processes, one of which is killed, and books that agree at the end |
+//! | `leader` | one of several processes leads: it is killed, and then paused, and the next one takes over |
 //! | `optimistic` | a row that many change: no change lost, with a loop by hand and without |
 //! | `own_jobs_table` | jobs in a table of one's own: processes share them, one of which is killed, and one paused |
 //! | `pessimistic` | a row that is locked while somebody decides by it: one of many approves a report |
+//! | `redis_lock` | a lock across processes, on Redis: nothing is lost, and what a dead one held is free again in time |
 //! | `transactional_jobs` | an order and its mail job are one, and so are the mail and the end of the job; a worker is killed between |
 //! | `transfer` | two rows at once: money between accounts, none made and none lost |
 //!
-//! What is here is the scaffolding: the option `--db` and the database that it names. A pattern needs none of it.
+//! What is here is the scaffolding: the options `--db` and `--redis`, and the servers that they name. A pattern needs none
+//! of it.
 
 mod either;
 mod process;
+mod redis;
 
 use std::time::Duration;
 
@@ -24,7 +29,8 @@ use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 
 use process::DB;
-pub use process::{process, role, url};
+pub use process::{pause, process, resume, role, url};
+pub use redis::with_redis;
 
 #[doc(hidden)]
 pub use {anyhow, lockkit_db, tokio};
@@ -41,6 +47,10 @@ struct Options {
     /// begin with `example_` are made anew in it
     #[arg(long, value_name = "URL")]
     db: Option<String>,
+    /// A Redis URL, for the patterns that have a lock there [default: a server of their own, which is stopped at the
+    /// end]. Keys whose names begin with `example` are used in it
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
 }
 
 /// The database of `--db`.

@@ -3,7 +3,11 @@
 use std::process::Stdio;
 use std::sync::OnceLock;
 
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
+
+use crate::redis::REDIS;
 
 /// What `--db` has to say for the same database in another process.
 pub(crate) static DB: OnceLock<String> = OnceLock::new();
@@ -11,7 +15,7 @@ pub(crate) static DB: OnceLock<String> = OnceLock::new();
 /// In the environment of a process that another one has started: what it is for.
 const ROLE: &str = "EXAMPLE_ROLE";
 
-/// This program once more, as a process of its own with the same database, for what `role` says. It dies with the
+/// This program once more, as a process of its own with the same servers, for what `role` says. It dies with the
 /// handle.
 ///
 /// # Errors
@@ -19,7 +23,9 @@ const ROLE: &str = "EXAMPLE_ROLE";
 /// When it cannot be started.
 pub fn process(role: &str) -> anyhow::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(DB.get().map(|db| ["--db", db]).into_iter().flatten());
+    for (option, named) in [("--db", &DB), ("--redis", &REDIS)] {
+        command.args(named.get().map(|url| [option, url]).into_iter().flatten());
+    }
     command
         .env(ROLE, role)
         .stdin(Stdio::piped())
@@ -41,4 +47,27 @@ pub fn url() -> &'static str {
 #[must_use]
 pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
+}
+
+/// Makes a process stand still, wherever it is.
+///
+/// # Errors
+///
+/// When it has ended.
+pub fn pause(process: &Child) -> anyhow::Result<()> {
+    signal(process, Signal::STOP)
+}
+
+/// Lets a process go on.
+///
+/// # Errors
+///
+/// When it has ended.
+pub fn resume(process: &Child) -> anyhow::Result<()> {
+    signal(process, Signal::CONT)
+}
+
+fn signal(process: &Child, signal: Signal) -> anyhow::Result<()> {
+    let id = process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    Ok(kill_process(id.context("it has ended")?, signal)?)
 }

@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use lockkit_test::postgres::Cluster;
+use lockkit_test::redis::{Server, Settings};
 
 fn run(program: &str, args: &[&str]) -> Output {
     Command::new(program).args(args).output().unwrap()
@@ -61,7 +62,56 @@ macro_rules! patterns {
     )+};
 }
 
+/// For each program that has its locks in Redis a module.
+macro_rules! redis_patterns {
+    ($($name:ident)+) => {$(
+        mod $name {
+            use super::*;
+
+            const PROGRAM: &str = env!(concat!("CARGO_BIN_EXE_", stringify!($name)));
+
+            #[test]
+            fn proves_itself_on_a_server_of_its_own() {
+                proves(PROGRAM, &[]);
+            }
+
+            #[test]
+            fn proves_itself_on_a_server_that_was_used_before() {
+                let server = Server::start(&Settings::new()).unwrap();
+                proves(PROGRAM, &["--redis", &server.url()]);
+                proves(PROGRAM, &["--redis", &server.url()]);
+            }
+
+            #[test]
+            fn fails_without_its_server() {
+                for url in ["redis://localhost:1", "redis+unix:///nowhere", "no address"] {
+                    let output = run(PROGRAM, &["--redis", url]);
+                    assert_eq!(output.status.code(), Some(1));
+                    assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+                }
+            }
+
+            #[test]
+            fn says_what_to_install() {
+                let mut program = Command::new(PROGRAM);
+                program.env("PATH", "/nowhere").env("RUST_LIB_BACKTRACE", "0");
+                let output = program.output().unwrap();
+                assert_eq!(output.status.code(), Some(1));
+                let error = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(error.lines().count(), 1, "{error}");
+                assert!(error.contains("apt-get install redis-server"), "{error}");
+            }
+        }
+    )+};
+}
+
+redis_patterns! {
+    leader
+    redis_lock
+}
+
 patterns! {
+    fenced_write
     job_queue
     optimistic
     own_jobs_table
