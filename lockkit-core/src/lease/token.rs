@@ -1,9 +1,6 @@
 //! Who holds a lock, as the store knows it.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 /// 128 random bits that stand for one acquisition, and for all its messages.
 ///
@@ -14,25 +11,15 @@ use std::time::SystemTime;
 pub struct Token([u8; 16]);
 
 impl Token {
-    /// Makes one that nobody has.
+    /// Makes one that nobody has, of the operating system's randomness.
     ///
-    /// From two keys that the standard library has of the operating system's randomness. A process forks
-    /// with its memory, those keys included, so its number and the time are mixed in.
+    /// # Panics
+    /// If the operating system has none, which is not seen on those that tokio runs on.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "two defaults would differ")]
     pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        // Ordering: Relaxed, no partner; the number only has to be nobody else's.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let seed = (std::process::id(), number, since_1970.ok());
-        let half = |which: u8| {
-            let random = RandomState::new();
-            random.hash_one((which, seed)).to_le_bytes()
-        };
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&half(0));
-        bytes[8..].copy_from_slice(&half(1));
+        getrandom::fill(&mut bytes).expect("the operating system has random numbers");
         Self(bytes)
     }
 
@@ -76,6 +63,7 @@ mod tests {
 
     use super::*;
 
+    // Mutant: D11
     #[test]
     fn no_two_are_alike() {
         let tokens: HashSet<_> = (0..10_000).map(|_| Token::new()).collect();
