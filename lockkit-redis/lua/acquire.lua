@@ -15,9 +15,9 @@ if token == who then
 end
 
 if not token then
-  local head, life, said = first()
+  local head, left, said = first()
   if not head or head == who then
-    fence = grant(who, math.max(ttl, life or 0), said or says)
+    fence = grant(who, math.max(ttl, left or 0), said or says)
     if not fence then
       return redis.error_reply(NO_COUNTER)
     end
@@ -27,7 +27,7 @@ if not token then
     return { 1, fence }
   end
   -- Its holder has expired, and somebody else is first.
-  fence = pass(head, life, said)
+  fence = pass(head, left, said)
   if not fence then
     return redis.error_reply(NO_COUNTER)
   end
@@ -37,7 +37,7 @@ end
 if stay > 0 then
   local last = redis.call('ZREVRANGE', line, 0, 0, 'WITHSCORES')[2]
   redis.call('ZADD', line, 'NX', (tonumber(last) or 0) + 1, who)
-  redis.call('HSET', places, who, string.format('%.0f:%.0f:', now + stay, stay) .. says)
+  redis.call('HSET', places, who, string.format('%.0f:', now + stay) .. says)
   -- What nobody asks for any more goes by itself.
   for _, key in ipairs({ line, places }) do
     if redis.call('PTTL', key) < stay then

@@ -5,8 +5,7 @@
 --                          its TTL is what the lease has left
 --   2 counter  string      the fence of the last grant, in digits; no TTL
 --   3 line     sorted set  the token of each who waits in line, by his number
---   4 places   hash        by token: until when the place is kept (server's time, ms), ":", for how long at a time (ms),
---                          ":", what he says of himself
+--   4 places   hash        by token: until when the place is kept (server's time, ms), ":", what he says of himself
 --
 -- The first key's name is also the channel on which a release is published; a grant to one in line is published on
 -- the name followed by his token. Numbers over 2^53 are never Lua's: fences are compared and counted as text.
@@ -52,7 +51,7 @@ local function leave(who)
   redis.call('HDEL', places, who)
 end
 
--- Who of those who live is first in line, for how many ms his place is kept at a time, and what he says of himself. The
+-- Who of those who live is first in line, for how many ms his place is kept from now, and what he says of himself. The
 -- dead before him go.
 local function first()
   while true do
@@ -60,18 +59,19 @@ local function first()
     if not who then
       return nil
     end
-    local kept, life, says = string.match(redis.call('HGET', places, who) or '', '^(%d+):(%d+):(.*)$')
-    if kept and tonumber(kept) > now then
-      return who, tonumber(life), says
+    local kept, says = string.match(redis.call('HGET', places, who) or '', '^(%d+):(.*)$')
+    local left = kept and tonumber(kept) - now
+    if left and left > 0 then
+      return who, left, says
     end
     leave(who)
   end
 end
 
--- Gives the lock, which is free, to the first in line, for as long as his place would be kept from now, and tells him.
--- The grant's number, as of `grant`.
-local function pass(who, life, says)
-  local number = grant(who, life, says)
+-- Gives the lock, which is free, to the first in line, for what his place has left, and tells him: if he is dead, that is
+-- all that those behind him wait for. The grant's number, as of `grant`.
+local function pass(who, left, says)
+  local number = grant(who, left, says)
   if number then
     leave(who)
     redis.call('PUBLISH', lock .. who, '')

@@ -18,7 +18,7 @@
 //! | to test without a server | [`MemoryStore`](lease::MemoryStore) |
 //!
 //! Use something else instead if what the lock protects is in one PostgreSQL database: a row lock or an advisory lock
-//! there ends with the transaction, and needs no clock.
+//! there ends with the transaction or the connection, and needs no clock.
 //!
 //! # Example
 //! ```no_run
@@ -48,11 +48,18 @@
 //! the `redis` crate.
 //!
 //! # Not promised
-//! - **No lease keeps a paused holder from writing late.** Whatever is written to has to compare the fence.
+//! - **No lease keeps a paused holder from writing late.** A pause (of the process, its container, its whole machine)
+//!   is noticed when it is over, and there always is a moment between the last look at the lock and the write. So
+//!   whatever is written to has to compare the fence, as `lockkit-db`'s `fenced` does in SQL. Where it can compare but not
+//!   order, let it hold [`Guard::token`](lease::Guard::token) and write only if that is still there. A lock of this kind
+//!   without either keeps work from being done twice most of the time, and no more.
 //! - **A grant can be lost with the server.** A restart without persistence, `FLUSHALL`, or a failover to a replica that
-//!   had not heard of it: the next one gets the lock while the first believes in it. The fence is higher all the
-//!   same, as long as the server's clock has not gone back.
-//! - **The server's clock is taken at its word.** If it is set forward, every lock may be over at once.
+//!   had not heard of it, as replicas hear of everything later: the next one gets the lock while the first believes in
+//!   it. The fence is higher all the same, as long as the server's clock has not gone back.
+//! - **The server's clock is taken at its word.** If it is set forward, every lock may be over at once; if it is set back,
+//!   each lasts longer by as much.
+//! - **More servers are not the answer to that.** Waiting for replicas, or a vote of independent servers, makes a lost grant
+//!   rarer, and changes nothing about clocks and pauses.
 //! - **`maxmemory` with a policy that evicts** may remove a lock like any other key. Use `noeviction`.
 //! - One server, or one master with its replicas. Independent servers that vote are another thing, and have no fence.
 

@@ -109,6 +109,8 @@ pub struct Report {
     pub accepted: usize,
     /// How many writes were refused.
     pub refused: usize,
+    /// How many writes were offered under a lower fence than one that had been let in.
+    pub stale: usize,
     /// What was wrong.
     pub violations: Vec<Violation>,
 }
@@ -133,9 +135,10 @@ impl fmt::Display for Report {
         const SHOWN: usize = 5;
         write!(
             f,
-            "{} grants, {} writes accepted, {} refused, {} violations",
+            "{} grants, {} writes accepted; {} stale writes offered, {} writes refused; {} violations",
             self.grants,
             self.accepted,
+            self.stale,
             self.refused,
             self.violations.len()
         )?;
@@ -176,13 +179,14 @@ pub fn check(grants: &[Grant], accesses: &[Access]) -> Report {
         grants: grants.len(),
         accepted: writes(true),
         refused: writes(false),
+        stale: 0,
         violations: Vec::new(),
     };
     for grants in by_key(grants).values() {
         beliefs(grants, &mut report.violations);
         fences(grants, &mut report.violations);
     }
-    protected(grants, accesses, &mut report.violations);
+    protected(grants, accesses, &mut report);
     report
 }
 
@@ -259,7 +263,8 @@ fn fences(grants: &[Grant], violations: &mut Vec<Violation>) {
     }
 }
 
-fn protected(grants: &[Grant], accesses: &[Access], violations: &mut Vec<Violation>) {
+fn protected(grants: &[Grant], accesses: &[Access], report: &mut Report) {
+    let violations = &mut report.violations;
     let by_fence: HashMap<(u64, u64), &Grant> = grants
         .iter()
         .map(|grant| ((grant.key, grant.fence), grant))
@@ -268,6 +273,7 @@ fn protected(grants: &[Grant], accesses: &[Access], violations: &mut Vec<Violati
     let mut seen: HashMap<u64, (u64, u64)> = HashMap::new();
     for &access in accesses {
         let (highest, writes) = seen.entry(access.key).or_default();
+        report.stale += usize::from(access.write.is_some() && access.fence < *highest);
         if !access.accepted {
             let grant = by_fence.get(&(access.key, access.fence));
             if let Some(&&grant) = grant

@@ -275,6 +275,8 @@ impl<S: LeaseStore> Guard<S> {
             let hopeless = matches!(answer, Err(StoreError::Rejected { .. }));
             let over = !matches!(outcome, ReleaseOutcome::Unknown { .. });
             if hopeless || over || tries == TRIES {
+                #[cfg(feature = "tracing")]
+                tracing::warn!(key = %self.grant.key, ?outcome, "a release has no answer");
                 // Dropped as it is, it goes to the task.
                 return outcome;
             }

@@ -22,15 +22,17 @@ use super::{InputError, Key, MIN_POLL, Owner, ReleaseOutcome, Ticket, Token, Ttl
 use crate::Fence;
 use crate::retry::Backoff;
 
-/// A place in line lasts so long without another word of the one who stands there.
-const LINE: Ttl = match Ttl::new(Duration::from_secs(3)) {
-    Ok(line) => line,
-    Err(_) => Ttl::MIN,
-};
-/// How often he says it.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A place in line lasts as long without another word of the one who stands there as the lock would that he asks for,
+/// within these limits: he who would be missed that soon as a holder may be missed that soon as a waiter. So whoever
+/// dies in line costs those behind him no more than a holder who dies.
+const SHORTEST_PLACE: Duration = Duration::from_millis(300);
+const LONGEST_PLACE: Duration = Duration::from_secs(3);
+/// How often he says it, within that time.
+const HEARTBEATS: u32 = 3;
 /// Nobody who waits goes longer without asking, whatever he was told and not told.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// So many grants that are over before they are heard of are enough to say so.
+const MOST_TOO_LATE: u32 = 3;
 /// After an answer that was none.
 const PAUSE: Backoff = Backoff::decorrelated(Duration::from_millis(10), Duration::from_secs(1));
 
@@ -153,8 +155,8 @@ struct Series<'a, S: LeaseStore> {
 /// What one question has come to.
 enum Asked<S: LeaseStore> {
     Granted(Guard<S>),
-    /// It was granted, but so long ago that it is over; it is being released.
-    TooLate,
+    /// It was granted, but so long ago that it is over. It is to be given back.
+    TooLate(Guard<S>, Duration),
     Busy {
         remaining: Duration,
         holder: Holder,
@@ -422,6 +424,9 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
 
     /// Whether to stand in line at the store, so that those of all processes who do are served in order. Where
     /// a store has no line, the verb fails. Who does not wait does not stand in line.
+    ///
+    /// A place lasts as long as the TTL asked for, but 300 ms at least and 3 s at most, and is spoken for three times
+    /// within that time. So one who dies in line holds up those behind him for no longer than a holder who dies.
     pub fn fair(mut self, fair: bool) -> Self {
         self.wanted.fair = fair;
         self
@@ -435,8 +440,8 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
 
     /// Takes the lock if it can be had now. Others of this process who wait for it are not waited for.
     ///
-    /// One round trip, and one more if the first one has failed; no longer than two
-    /// [`call_timeout`](LockerBuilder::call_timeout)s.
+    /// One round trip, and one more if the first one has failed, or to give back what was granted too late; no longer
+    /// than three [`call_timeout`](LockerBuilder::call_timeout)s.
     ///
     /// # Errors
     /// [`AcquireError`]; that somebody else has it is [`Attempt::Busy`].
@@ -451,7 +456,9 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
         self.wanted.fair = false;
         let begun = now();
         let (series, _) = self.series(begun)?;
-        series.try_once(begun).await
+        let attempt = series.try_once().await;
+        report_attempt(&self.key, begun, &attempt);
+        attempt
     }
 
     /// Waits for the lock, for as long as [`wait`](Self::wait) says.
@@ -470,10 +477,16 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
     /// The places in both lines are lost. What may have been acquired is released in the background.
     pub async fn acquire(self) -> Result<Guard<S>, AcquireError> {
         let begun = now();
+        let acquired = self.wait_for(begun).await;
+        report_acquired(&self.key, begun, &acquired);
+        acquired
+    }
+
+    async fn wait_for(&self, begun: Instant) -> Result<Guard<S>, AcquireError> {
         let (mut series, deadline) = self.series(begun)?;
         if deadline == begun {
             series.spec.line = None;
-            return match series.try_once(begun).await? {
+            return match series.try_once().await? {
                 Attempt::Acquired(guard) => Ok(guard),
                 Attempt::Busy { holder, .. } => Err(timed_out(begun, Some(holder))),
             };
@@ -483,7 +496,7 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
         let Ok(_gate) = timeout_at(deadline.into(), gate).await else {
             return Err(timed_out(begun, None));
         };
-        let mut failures = 0;
+        let (mut failures, mut too_late) = (0, 0);
         let mut watch = None;
         let mut listening = false;
         loop {
@@ -491,9 +504,19 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
             let limit = deadline.saturating_duration_since(asked_at);
             let (pause, ended) = match series.ask(limit).await {
                 Asked::Granted(guard) => return Ok(guard),
-                Asked::TooLate => {
+                Asked::TooLate(guard, took) => {
+                    let ended = too_slow(&series.spec, took);
+                    let left = deadline.saturating_duration_since(now());
+                    // What is dropped goes to the background.
+                    let _ = timeout(left, guard.release()).await;
+                    too_late += 1;
+                    if too_late == MOST_TOO_LATE {
+                        return Err(ended);
+                    }
+                    // With a token of its own, which is listened for anew.
                     series = self.series(begun)?.0;
-                    (Duration::ZERO, timed_out(begun, None))
+                    (watch, listening) = (None, false);
+                    (Duration::ZERO, ended)
                 }
                 Asked::Busy { holder, .. } if !listening => {
                     // Whatever is released from now on is heard; what was before, the next question finds.
@@ -509,7 +532,7 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
                 }
                 Asked::Busy { remaining, holder } => {
                     failures = 0;
-                    let pause = self.pause(remaining, watch.is_some());
+                    let pause = self.pause(remaining, watch.is_some(), series.spec.line);
                     (pause, timed_out(begun, Some(holder)))
                 }
                 Asked::Failed(error @ StoreError::Rejected { .. }) => {
@@ -607,7 +630,7 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
         }
         let mut spec = AcquireSpec::new(key, Token::new(), ttl);
         spec.owner = self.wanted.owner.clone()?;
-        spec.line = self.wanted.fair.then_some(LINE);
+        spec.line = self.wanted.fair.then(|| place(ttl));
         let series = Series {
             home,
             terms: self.wanted.terms(ttl, &home.shared),
@@ -622,22 +645,25 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
     }
 
     /// How long to sleep when the lock is somebody else's for so long.
-    fn pause(&self, remaining: Duration, listening: bool) -> Duration {
+    fn pause(&self, remaining: Duration, listening: bool, line: Option<Ttl>) -> Duration {
         // So that not all who wait come at the instant at which it expires.
         let jitter = (remaining / 10).min(Duration::from_millis(20));
         let spread = Duration::from_nanos(fastrand::u64(0..=jitter.as_nanos() as u64));
-        let most = match (listening, self.wanted.fair) {
-            (true, false) => LONGEST_SLEEP,
-            (true, true) => HEARTBEAT,
-            (false, _) => self.wanted.poll,
+        let mut most = if listening {
+            LONGEST_SLEEP
+        } else {
+            self.wanted.poll
         };
+        if let Some(place) = line {
+            most = most.min(place.get() / HEARTBEATS);
+        }
         (remaining + spread).clamp(MIN_POLL, most.max(MIN_POLL))
     }
 }
 
 impl<'a, S: LeaseStore> Series<'a, S> {
     /// Asks once, and once more if that has failed.
-    async fn try_once(mut self, begun: Instant) -> Result<Attempt<S>, AcquireError> {
+    async fn try_once(mut self) -> Result<Attempt<S>, AcquireError> {
         let limit = self.home.shared.call_timeout;
         let asked = match self.ask(limit).await {
             Asked::Failed(StoreError::Unreachable { .. } | StoreError::Unknown { .. }) => {
@@ -648,7 +674,10 @@ impl<'a, S: LeaseStore> Series<'a, S> {
         match asked {
             Asked::Granted(guard) => Ok(Attempt::Acquired(guard)),
             Asked::Busy { remaining, holder } => Ok(Attempt::Busy { remaining, holder }),
-            Asked::TooLate => Err(timed_out(begun, None)),
+            Asked::TooLate(guard, took) => {
+                let _ = timeout(limit, guard.release()).await;
+                Err(too_slow(&self.spec, took))
+            }
             Asked::Failed(error) => Err(self.failed(error)),
         }
     }
@@ -695,7 +724,7 @@ impl<'a, S: LeaseStore> Series<'a, S> {
         );
         match guard.check() {
             Ok(()) => Asked::Granted(guard),
-            Err(_) => Asked::TooLate,
+            Err(_) => Asked::TooLate(guard, now().saturating_duration_since(sent)),
         }
     }
 
@@ -734,6 +763,19 @@ impl<S: LeaseStore> Drop for Series<'_, S> {
     }
 }
 
+/// How long a place in line lasts without another word.
+fn place(ttl: Ttl) -> Ttl {
+    let place = ttl.get().clamp(SHORTEST_PLACE, LONGEST_PLACE);
+    Ttl::new(place).unwrap_or(ttl)
+}
+
+fn too_slow(spec: &AcquireSpec, took: Duration) -> AcquireError {
+    AcquireError::TooSlow {
+        ttl: spec.ttl.get(),
+        took,
+    }
+}
+
 fn timed_out(begun: Instant, holder: Option<Holder>) -> AcquireError {
     AcquireError::TimedOut {
         waited: now().saturating_duration_since(begun),
@@ -748,5 +790,51 @@ async fn heard<W: Watch>(watch: Option<&mut W>, pause: Duration) {
             let _ = timeout(pause, watch.heard()).await;
         }
         None => sleep(pause).await,
+    }
+}
+
+#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
+fn report_attempt<S: LeaseStore>(
+    key: &Result<Key, InputError>,
+    begun: Instant,
+    attempt: &Result<Attempt<S>, AcquireError>,
+) {
+    #[cfg(feature = "tracing")]
+    match attempt {
+        Ok(Attempt::Acquired(guard)) => report_granted(guard, begun),
+        Ok(Attempt::Busy { holder, .. }) => {
+            if let Ok(key) = key {
+                tracing::debug!(%key, fence = %holder.fence, "a lock is somebody else's");
+            }
+        }
+        Err(error) => report_failed(key, begun, error),
+    }
+}
+
+#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
+fn report_acquired<S: LeaseStore>(
+    key: &Result<Key, InputError>,
+    begun: Instant,
+    acquired: &Result<Guard<S>, AcquireError>,
+) {
+    #[cfg(feature = "tracing")]
+    match acquired {
+        Ok(guard) => report_granted(guard, begun),
+        Err(error) => report_failed(key, begun, error),
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn report_granted<S: LeaseStore>(guard: &Guard<S>, begun: Instant) {
+    let (key, fence) = (guard.key(), guard.fence());
+    let waited = now().saturating_duration_since(begun);
+    tracing::debug!(%key, %fence, ?waited, "a lock is acquired");
+}
+
+#[cfg(feature = "tracing")]
+fn report_failed(key: &Result<Key, InputError>, begun: Instant, error: &AcquireError) {
+    let waited = now().saturating_duration_since(begun);
+    if let Ok(key) = key {
+        tracing::debug!(%key, ?waited, %error, "a lock is not acquired");
     }
 }

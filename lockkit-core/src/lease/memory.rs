@@ -141,7 +141,6 @@ struct Lock {
 struct Place {
     token: Token,
     owner: Owner,
-    life: Ttl,
     until: u64,
 }
 
@@ -534,7 +533,6 @@ impl Tables {
             None => places.push_back(Place {
                 token: spec.token,
                 owner: spec.owner.clone(),
-                life: lasts,
                 until,
             }),
         }
@@ -592,14 +590,14 @@ impl Tables {
             self.lines.remove(key);
         }
         let Some(Place {
-            token, owner, life, ..
+            token,
+            owner,
+            until,
         }) = first
         else {
             return false;
         };
-        let granted = self
-            .grant(key, token, owner, after(now, life), now)
-            .is_some();
+        let granted = self.grant(key, token, owner, until, now).is_some();
         self.tell(key, Some(token), wakes);
         granted
     }

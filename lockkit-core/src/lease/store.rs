@@ -61,8 +61,9 @@ pub trait LeaseStore: Send + Sync + 'static {
 
     /// Takes the lock from the token, if it is the token's, and takes the token out of the line.
     ///
-    /// If somebody is in line, the first of those who live gets the lock in the same step, for as long as
-    /// its place would have lasted; its next acquire is then told `Granted`. Whoever watches is told.
+    /// If somebody is in line, the first of those who live gets the lock in the same step, until its place would
+    /// have been over; its next acquire is then told `Granted`. So one who has died holds up those behind him until
+    /// then, and no longer, whether his turn comes or not. Whoever watches is told.
     fn release(
         &self,
         key: &Key,

@@ -287,19 +287,123 @@ async fn a_store_that_comes_back_within_the_wait_is_waited_for() {
 }
 
 /// An acquire that was answered when its time was over already is no lock.
-// Mutant: D23
+// Mutants: D23, D96
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_comes_too_late_is_not_handed_out() {
     let store = store();
     let locker = builder(&store).ttl(SECOND).build().unwrap();
     store.inject(Op::Acquire, Fault::LateReply(SECOND));
     let late = locker.lock("k").try_acquire().await;
-    assert!(matches!(late, Err(AcquireError::TimedOut { .. })));
+    assert!(
+        matches!(late, Err(AcquireError::TooSlow { ttl: SECOND, took }) if took == SECOND),
+        "{late:?}"
+    );
+    assert!(is_free(&store, "k").await);
 
     store.inject(Op::Acquire, Fault::LateReply(SECOND));
     let guard = locker.lock("k").acquire().await.unwrap();
     assert!(guard.is_valid());
     assert_eq!(store.calls(Op::Acquire), 3);
+
+    // Too late by our clock, and not by the store's: it was given back before this was told.
+    store.inject(Op::Acquire, Fault::LateReply(MS * 990));
+    let late = locker.lock("l").try_acquire().await;
+    assert!(matches!(late, Err(AcquireError::TooSlow { .. })));
+    assert!(is_free(&store, "l").await);
+}
+
+/// It is not asked for again and again until the wait is over.
+// Mutant: D94
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_always_too_slow_for_a_ttl_is_told_of_with_both_times() {
+    let store = store();
+    let locker = builder(&store).ttl(MS * 50).build().unwrap();
+    store.outage(Some(Fault::LateReply(MS * 80)));
+    let slow = locker.lock("k").wait(SECOND * 60).acquire().await;
+    let slow = slow.unwrap_err();
+    assert_eq!(
+        slow.to_string(),
+        "granted for 50ms by an answer that took 80ms: over before it began"
+    );
+    assert_eq!(store.calls(Op::Acquire), 3);
+    store.outage(None);
+    assert!(is_free(&store, "k").await);
+}
+
+/// However many of them there are: their places are over when he is missed, too.
+// Mutants: D92, D93
+#[tokio::test(start_paused = true)]
+async fn whoever_lives_is_served_within_a_ttl_and_a_heartbeat_of_the_last_death() {
+    for (ttl, place, dead) in [
+        (MS * 100, MS * 300, 4),
+        (MS * 450, MS * 450, 4),
+        (SECOND * 2, SECOND * 2, 1),
+        (TTL, SECOND * 3, 4),
+    ] {
+        for holder_dies in [false, true] {
+            let store = store();
+            let process = || {
+                let builder = builder(&store).ttl(ttl).fair(true);
+                builder.wait(SECOND * 60).build().unwrap()
+            };
+            let locker = process();
+            let holder = locker.lock("k").renew(!holder_dies).acquire();
+            let holder = holder.await.unwrap();
+            for number in 1..=dead {
+                let locker = Box::leak(Box::new(process()));
+                let mut waits = Box::pin(locker.lock("k").acquire());
+                let polled = waits.as_mut();
+                assert!(tokio::time::timeout(MS, polled).await.is_err());
+                let status = locker.inspect("k").await.unwrap().unwrap();
+                assert_eq!(status.waiting, Some(number));
+                std::mem::forget(waits);
+            }
+            let locker = process();
+            let waits = tokio::spawn(async move {
+                let guard = locker.lock("k").acquire().await.unwrap();
+                (guard.is_valid(), Instant::now())
+            });
+            let died = Instant::now();
+            settle().await;
+            if holder_dies {
+                std::mem::forget(holder);
+            } else {
+                drop(holder);
+            }
+            let (valid, got) = waits.await.unwrap();
+            let waited = got - died;
+            assert!(
+                valid && waited <= ttl.max(place) + place / 3,
+                "{ttl:?}, {dead} dead, {holder_dies}: {waited:?}"
+            );
+        }
+    }
+}
+
+/// Else his place would be over before he speaks for it.
+// Mutant: D95
+#[tokio::test(start_paused = true)]
+async fn one_in_line_asks_as_often_as_his_place_demands_however_seldom_others_ask() {
+    let store = store();
+    let lockers = [(); 3].map(|()| {
+        builder(&store)
+            .wait(SECOND * 60)
+            .poll(SECOND * 30)
+            .fair(true)
+            .build()
+            .unwrap()
+    });
+    let first = lockers[0].lock("k").acquire().await.unwrap();
+    store.inject(Op::Watch, Fault::Refuse);
+    let waiter = {
+        let locker = lockers[1].clone();
+        tokio::spawn(async move { locker.lock("k").acquire().await.map(drop) })
+    };
+    sleep(SECOND * 10).await;
+    let status = lockers[2].inspect("k").await.unwrap().unwrap();
+    assert_eq!(status.waiting, Some(1));
+    drop(first);
+    waiter.await.unwrap().unwrap();
 }
 
 // Mutant: D7

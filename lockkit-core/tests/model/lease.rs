@@ -698,3 +698,131 @@ mod lockers {
         }
     }
 }
+
+/// Those who stand in line, some of whom die there, or with the lock in their hands.
+mod line {
+    use std::mem::forget;
+    use std::sync::{Arc, Mutex};
+
+    use lockkit_core::lease::{Key, Locker};
+    use tokio::runtime::Builder;
+    use tokio::time::{Instant, sleep, timeout};
+
+    use super::*;
+
+    /// What becomes of one who comes, in milliseconds.
+    #[derive(Clone, Copy, Debug)]
+    enum Fate {
+        /// He gets the lock, and gives it back after so long.
+        Holds(u64),
+        /// He dies after so long, or as soon as he has the lock.
+        Dies(u64),
+    }
+
+    /// One who was served: since when he waited, since when he had the lock, and until when.
+    #[derive(Clone, Copy, Debug)]
+    struct Served {
+        number: usize,
+        came: Instant,
+        got: Instant,
+        gave: Instant,
+    }
+
+    #[derive(Default)]
+    struct Books {
+        served: Vec<Served>,
+        deaths: Vec<Instant>,
+    }
+
+    fn fate() -> impl Strategy<Value = Fate> {
+        prop_oneof![
+            (0..600_u64).prop_map(Fate::Holds),
+            (0..900_u64).prop_map(Fate::Dies),
+        ]
+    }
+
+    async fn comes(locker: Locker<MemoryStore>, number: usize, fate: Fate, books: &Mutex<Books>) {
+        let came = Instant::now();
+        match fate {
+            Fate::Holds(long) => {
+                let guard = locker.lock("k").acquire().await.unwrap();
+                let got = Instant::now();
+                sleep(MS * long as u32).await;
+                assert!(guard.is_valid());
+                let gave = Instant::now();
+                assert_eq!(guard.release().await, ReleaseOutcome::Released);
+                books.lock().unwrap().served.push(Served {
+                    number,
+                    came,
+                    got,
+                    gave,
+                });
+            }
+            Fate::Dies(after) => {
+                // What the dead had is neither polled nor dropped any more.
+                let locker = Box::leak(Box::new(locker));
+                let mut waits = Box::pin(locker.lock("k").renew(false).acquire());
+                match timeout(MS * after as u32, waits.as_mut()).await {
+                    Ok(guard) => forget(guard.unwrap()),
+                    Err(_) => forget(waits),
+                }
+                books.lock().unwrap().deaths.push(Instant::now());
+            }
+        }
+    }
+
+    async fn play(ttl: Duration, comers: Vec<(u64, Fate)>) {
+        let store = MemoryStore::on_tokio_clock();
+        let books = Arc::new(Mutex::new(Books::default()));
+        let mut processes = Vec::new();
+        for (number, (after, fate)) in comers.into_iter().enumerate() {
+            sleep(MS * after as u32).await;
+            let locker = Locker::builder(store.clone()).ttl(ttl).fair(true);
+            let locker = locker.wait(Duration::from_hours(1)).build().unwrap();
+            let books = Arc::clone(&books);
+            processes.push(tokio::spawn(async move {
+                comes(locker, number, fate, &books).await;
+            }));
+        }
+        for process in processes {
+            process.await.unwrap();
+        }
+        let Books { mut served, deaths } = std::mem::take(&mut *books.lock().unwrap());
+        served.sort_by_key(|one| one.got);
+        let place = ttl.clamp(MS * 300, MS * 3_000);
+        for (at, one) in served.iter().enumerate() {
+            let before = served[..at].last();
+            assert!(
+                before.is_none_or(|before| before.number < one.number),
+                "out of turn: {one:?} after {before:?}"
+            );
+            // Since then nobody who lives had it, and nobody has died.
+            let free = deaths.iter().copied().filter(|death| *death <= one.got);
+            let free = free
+                .chain([one.came])
+                .chain(before.map(|before| before.gave));
+            let waited = one.got - free.max().unwrap();
+            assert!(
+                waited <= ttl.max(place) + place / 3,
+                "{waited:?} for nobody: {one:?}"
+            );
+        }
+        sleep(ttl.max(place)).await;
+        let status = store.inspect(&Key::new("k").unwrap()).await.unwrap();
+        assert_eq!(status, None, "the lock is held by nobody");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..config() })]
+
+        // Mutants: D92, D93
+        #[test]
+        fn who_lives_is_served_in_turn_and_soon_after_the_last_death(
+            ttl in prop_oneof![10..500_u64, 500..5_000_u64],
+            comers in proptest::collection::vec((1..400_u64, fate()), 1..9),
+        ) {
+            let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(play(MS * ttl as u32, comers));
+        }
+    }
+}

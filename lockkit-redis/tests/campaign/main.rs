@@ -32,17 +32,17 @@ const SEED: &str = "LOCKKIT_TEST_SEED";
 /// The longest TTL of a lock.
 const LEASE: Duration = Duration::from_millis(TTL);
 
-/// How long a place in line is kept for somebody who is dead, and the lock then, if it was his turn.
-const PLACE: Duration = Duration::from_secs(3);
-
-/// How often one who waits asks at least.
+/// How soon one who waits asks again, whatever was lost. A place in line is kept for a dead one no longer than a lock.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How much longer nobody may have a lock because one stroke comes on top of the other.
+const STROKES: Duration = Duration::from_secs(3);
 
 /// How late a command can come, by the store's own reckoning.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// For a busy machine.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(5);
 
 /// More than this for each time, and it does not get on.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -121,7 +121,7 @@ impl Stage {
         let client = Client::open(self.server.url()).unwrap();
         let locks = RedisLocks::new(RedisStore::new(client)).unwrap();
         let begun = Instant::now();
-        let within = PLACE + LEASE + HEARTBEAT + SLACK;
+        let within = LEASE + HEARTBEAT + SLACK;
         for key in 0..self.keys {
             let left = within.saturating_sub(begun.elapsed());
             let request = locks.lock(format!("k{key}")).fair(true).wait(left);
@@ -182,7 +182,7 @@ async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and
 
     // They go on in peace, for as long as anybody may have to wait.
     let calm = Time::now();
-    let bound = PLACE + LEASE + HEARTBEAT;
+    let bound = LEASE + HEARTBEAT;
     sleep(bound + SLACK).await;
     let ending = Instant::now();
     let lives = crew.end().await.unwrap();
@@ -199,14 +199,15 @@ async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and
         .map(|(asked, until)| until.0 - calm.max(*asked).0.min(until.0));
     let in_vain = Duration::from_nanos(in_vain.max().unwrap_or(0));
     let again = format!(
-        "{SEED}={seed} draws the same strokes, {raged:.1?}: {strokes}; \
+        "{SEED}={seed} draws the same strokes, {raged:.1?}: {strokes}, {} commands struck; \
          a lock was idle for {idle:.1?} at most, and for {calm_idle:.1?} in peace, \
-         nobody waited in vain for longer than {in_vain:.1?} there; they ended within {ended:.1?}\n{report}"
+         nobody waited in vain for longer than {in_vain:.1?} there; they ended within {ended:.1?}\n{report}",
+        stage.proxy.faults()
     );
     eprintln!("{again}");
     assert!(report.is_ok(), "{again}");
     // Also while it rages, where a stroke may come on top.
-    assert!(idle < bound + PLACE + SLACK, "{again}\n{whose:?}");
+    assert!(idle < bound + STROKES + SLACK, "{again}\n{whose:?}");
     assert!(calm_idle < bound + SLACK, "{again}\n{calm_whose:?}");
     assert!(in_vain < bound + SLACK, "{again}");
     assert!(

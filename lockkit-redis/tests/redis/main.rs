@@ -4,4 +4,5 @@ mod cancel;
 mod conformance;
 mod fixture;
 mod store;
+mod trouble;
 mod wake;

@@ -305,6 +305,7 @@ pub async fn a_release_takes_the_lock_from_its_token_only<B: Bench>(bench: B) {
     other.remains(10).await;
 }
 
+// Mutant: D91
 pub async fn fences_grow_with_every_grant_and_stay_while_it_lasts<B: Bench>(bench: B) {
     let mut last = None;
     for round in 0..20 {
@@ -685,6 +686,26 @@ pub async fn a_grant_in_line_that_nobody_takes_goes_on<B: Bench>(bench: B) {
     assert_eq!(silent.extend(60).await, Extended::HeldByOther);
 }
 
+/// Whether his turn comes or not.
+// Mutant: D92
+pub async fn who_dies_in_line_is_missed_no_longer_than_his_place_lasts<B: Bench>(bench: B) {
+    if !bench.store().is_fair() {
+        return;
+    }
+    let [one, dead, next] = [(); 3].map(|()| Hand::new(&bench, "k"));
+    one.take(60).await;
+    dead.line_up(60, 10).await;
+    next.line_up(60, 40).await;
+    pass(&bench, 6).await;
+    assert_eq!(one.release().await, Released::Released);
+    dead.remains(4).await;
+    pass(&bench, 5).await;
+    assert!(matches!(
+        next.line_up(60, 40).await,
+        Acquired::Granted { .. }
+    ));
+}
+
 pub async fn the_first_in_line_gets_what_has_expired<B: Bench>(bench: B) {
     if !bench.store().is_fair() {
         return;
@@ -704,10 +725,20 @@ pub async fn the_first_in_line_gets_what_has_expired<B: Bench>(bench: B) {
     ));
 }
 
-/// Steps of three on two keys, with the clock turned in between, on both stores. Fences need not be equal, but
-/// are the same, or grow, where they do in memory. A clock that is turned and goes on by itself has not gone on by a whole
-/// unit.
 pub async fn random_steps_are_answered_as_in_memory<B: Bench>(bench: B) {
+    random_steps(&bench, 1).await;
+}
+
+/// Whoever has no answer says it again: the store goes on as if each had been said once.
+// Mutant: D100
+pub async fn random_steps_that_are_said_again_change_nothing_more<B: Bench>(bench: B) {
+    random_steps(&bench, 4).await;
+}
+
+/// Steps of three on two keys, with the clock turned in between, on both stores, and up to `most` times on the one under
+/// test. Fences need not be equal, but are the same, or grow, where they do in memory. A clock that is turned and goes on
+/// by itself has not gone on by a whole unit.
+async fn random_steps<B: Bench>(bench: &B, most: usize) {
     if !bench.is_turned() {
         return;
     }
@@ -720,15 +751,19 @@ pub async fn random_steps_are_answered_as_in_memory<B: Bench>(bench: B) {
         for _ in 0..60 {
             let key = Key::new(format!("{seed}/{}", random.below(2))).unwrap();
             let token = tokens[random.below(3)];
-            let time = ttl(&bench, 1 + random.below(12) as u32);
+            let time = ttl(bench, 1 + random.below(12) as u32);
             let step = random.below(10);
+            let more = random.below(most);
             trace.push((step, key.clone(), time));
             match step {
                 0..4 => {
                     let mut spec = AcquireSpec::new(key, token, time);
                     let fair = store.is_fair() && random.below(2) == 0;
-                    spec.line = fair.then(|| ttl(&bench, 4));
+                    spec.line = fair.then(|| ttl(bench, 4));
                     let answers = (store.acquire(&spec).await, memory.acquire(&spec).await);
+                    for _ in 0..more {
+                        store.acquire(&spec).await.unwrap();
+                    }
                     let (mut here, there) = (answers.0.unwrap(), answers.1.unwrap());
                     match (&mut here, &there) {
                         (Acquired::Granted { fence }, Acquired::Granted { fence: other }) => {
@@ -749,12 +784,18 @@ pub async fn random_steps_are_answered_as_in_memory<B: Bench>(bench: B) {
                 4..6 => {
                     let spec = [ExtendSpec::new(key, token, time)];
                     let answers = (store.extend(&spec).await, memory.extend(&spec).await);
+                    for _ in 0..more {
+                        store.extend(&spec).await.unwrap();
+                    }
                     let (here, there) = (answers.0.unwrap(), answers.1.unwrap());
                     assert_eq!(here, there, "seed {seed}, last of {trace:?}");
                 }
                 6..8 => {
                     let (here, there) = (store.release(&key, &token), memory.release(&key, &token));
                     let (here, there) = (here.await.unwrap(), there.await.unwrap());
+                    for _ in 0..more {
+                        let _ = store.release(&key, &token).await.unwrap();
+                    }
                     assert_eq!(here, there, "seed {seed}, last of {trace:?}");
                 }
                 _ => {

@@ -36,8 +36,10 @@ macro_rules! lease_conformance {
             a_release_leaves_the_line
             nobody_overtakes_the_line
             a_grant_in_line_that_nobody_takes_goes_on
+            who_dies_in_line_is_missed_no_longer_than_his_place_lasts
             the_first_in_line_gets_what_has_expired
             random_steps_are_answered_as_in_memory
+            random_steps_that_are_said_again_change_nothing_more
         }
     };
     (@cases $make:expr => $($case:ident)+) => {
