@@ -163,7 +163,7 @@ fn file() -> (tempfile::TempDir, SqlitePool) {
     (folder, SqlitePool::connect_lazy_with(options))
 }
 
-// Mutants: D90, D91
+// Mutant: D90
 #[tokio::test]
 async fn no_write_that_was_let_in_is_lost_on_sqlite() {
     let (_folder, pool) = file();
@@ -171,7 +171,7 @@ async fn no_write_that_was_let_in_is_lost_on_sqlite() {
     assert_eq!(hours, added);
 }
 
-// Mutants: D90, D91
+// Mutant: D90
 #[tokio::test]
 async fn no_write_that_was_let_in_is_lost_on_postgres() {
     let database = Cluster::shared().database().await;

@@ -2,6 +2,7 @@
 //! takes over when its time is over; that one is paused, and when it wakes up it is told that it leads no more.
 
 use std::future::pending;
+use std::io::stdin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -30,6 +31,11 @@ async fn main() -> anyhow::Result<()> {
 
 /// A node: leads when it is its turn, again and again.
 async fn stand(client: Client) -> anyhow::Result<()> {
+    std::thread::spawn(|| {
+        // Nobody writes there: it ends with the process that has started this one.
+        let _ = stdin().read_line(&mut String::new());
+        std::process::exit(0);
+    });
     let store = RedisStore::new(client).prefix("example")?;
     let locks = RedisLocks::builder(store).ttl(TTL).wait(PATIENCE).build()?;
     loop {
