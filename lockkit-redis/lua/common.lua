@@ -1,4 +1,4 @@
--- The beginning of every script.
+-- The beginning of every script, but for the steps that have a shorter way where it is enough.
 --
 -- KEYS, all in one hash slot:
 --   1 lock     string      "lockkit1", the holder's token (16 bytes), the fence, ":", what the holder says of himself;

@@ -8,34 +8,37 @@ use std::time::Duration;
 
 use lockkit_core::Fence;
 use lockkit_core::lease::{Acquired, Extended, Holder, Owner, Released, Status};
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, ParsingError, RedisResult, ServerErrorKind, Value, cmd,
-};
+use redis::{Cmd, ErrorKind, FromRedisValue, ParsingError, RedisResult, ServerErrorKind, Value};
 
-/// A script's text and its hash.
+/// A script's text and its hash. It is made of files, one after the other.
 pub(crate) struct Script {
     text: &'static str,
     hash: String,
 }
 
 macro_rules! script {
-    ($name:literal) => {
+    ($($name:literal),+) => {
         LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("../lua/common.lua"),
-                include_str!(concat!("../lua/", $name, ".lua")),
-            ))
+            Script::new(concat!($(include_str!(concat!("../lua/", $name, ".lua"))),+))
         })
     };
 }
 
-pub(crate) static ACQUIRE: LazyLock<Script> = script!("acquire");
-pub(crate) static EXTEND: LazyLock<Script> = script!("extend");
-pub(crate) static RELEASE: LazyLock<Script> = script!("release");
-pub(crate) static INSPECT: LazyLock<Script> = script!("inspect");
+pub(crate) static ACQUIRE: LazyLock<Script> = script!("free", "common", "acquire");
+pub(crate) static EXTEND: LazyLock<Script> = script!("common", "extend");
+pub(crate) static RELEASE: LazyLock<Script> = script!("alone", "common", "release");
+pub(crate) static INSPECT: LazyLock<Script> = script!("common", "inspect");
+
+/// What a lock has at the server.
+const PARTS: [&str; 4] = ["lock", "fence", "line", "places"];
 
 /// The names of what a lock has at the server.
-pub(crate) struct Names([Vec<u8>; 4]);
+pub(crate) struct Names {
+    /// One after the other.
+    text: Vec<u8>,
+    /// Where each ends.
+    ends: [usize; PARTS.len()],
+}
 
 /// One call: a script with its keys and its arguments.
 pub(crate) struct Call<'a> {
@@ -59,15 +62,27 @@ impl Names {
     /// The names begin with what a cluster hashes, so that they are in one slot. It has at least one byte, whatever the
     /// key, because of the colon; else a key that begins with a brace would have its names in four slots.
     pub(crate) fn new(prefix: &str, key: &str) -> Self {
-        Self(
-            ["lock", "fence", "line", "places"]
-                .map(|part| format!("{prefix}{{:{key}}}:{part}").into_bytes()),
-        )
+        let most = PARTS.len() * (prefix.len() + key.len() + 10);
+        let mut text = Vec::with_capacity(most);
+        let ends = PARTS.map(|part| {
+            for piece in [prefix, "{:", key, "}:", part] {
+                text.extend_from_slice(piece.as_bytes());
+            }
+            text.len()
+        });
+        Self { text, ends }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = [0].into_iter().chain(self.ends);
+        begins
+            .zip(self.ends)
+            .map(|(begin, end)| &self.text[begin..end])
     }
 
     /// Where a release is published.
     pub(crate) fn channel(&self) -> &[u8] {
-        &self.0[0]
+        &self.text[..self.ends[0]]
     }
 
     /// Where a grant to one in line is published.
@@ -90,15 +105,13 @@ impl Call<'_> {
     }
 
     fn cmd(&self, verb: &str, script: &str) -> Cmd {
-        let mut cmd = cmd(verb);
-        cmd.arg(script).arg(self.names.0.len());
-        for part in self
-            .names
-            .0
-            .iter()
-            .map(Vec::as_slice)
-            .chain(self.arguments.iter().copied())
-        {
+        let arguments = self.arguments.iter().copied();
+        let more: usize = arguments.clone().map(<[u8]>::len).sum();
+        let bytes = verb.len() + script.len() + 1 + self.names.text.len() + more;
+        let count = 3 + PARTS.len() + self.arguments.len();
+        let mut cmd = Cmd::with_capacity(count, bytes);
+        cmd.arg(verb).arg(script).arg(PARTS.len());
+        for part in self.names.all().chain(arguments) {
             cmd.arg(part);
         }
         cmd

@@ -241,6 +241,9 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
     fn is_fair(&self) -> bool {
         true
     }
+
+    /// One answer that is late is the loss of them all, so not all that a process may hold.
+    const MAX_BATCH: usize = 1000;
 }
 
 impl<C: Connect> fmt::Debug for RedisStore<C> {

@@ -55,7 +55,17 @@ pub(super) struct Tally {
 struct Done {
     /// Of each waiter.
     grants: Vec<u64>,
+    /// To those who were waiting still when a turn was over.
+    late: u64,
     commands: u64,
+}
+
+/// What a waiter has had of a turn.
+#[derive(Default)]
+struct Had {
+    waits: Waits,
+    grants: u64,
+    late: u64,
 }
 
 /// What the waiters of a turn share.
@@ -142,7 +152,7 @@ impl Making {
     ) -> Self {
         let done = Rc::new(Mutex::new(Done {
             grants: vec![0; waiters.len()],
-            commands: 0,
+            ..Done::default()
         }));
         self.tally.sides.push((name, Rc::clone(&done)));
         let (runtime, mut counters) = (Rc::clone(&self.runtime), self.counters.clone());
@@ -152,17 +162,18 @@ impl Making {
             runtime.block_on(async {
                 let before = sent(&mut counters, commands).await?;
                 let all = waiters.take().unwrap_or_default();
-                let (all, waits) = turn(all).await?;
+                let (all, had) = turn(all).await?;
                 let sent = sent(&mut counters, commands).await? - before;
                 waiters = Some(all);
                 if std::mem::replace(&mut warm, true) {
                     let mut done = done.lock();
                     done.commands += sent;
-                    for (sum, waits) in done.grants.iter_mut().zip(&waits) {
-                        *sum += waits.len() as u64;
+                    done.late += had.iter().map(|had| had.late).sum::<u64>();
+                    for (sum, had) in done.grants.iter_mut().zip(&had) {
+                        *sum += had.grants;
                     }
                 }
-                Ok(waits.concat())
+                Ok(had.into_iter().flat_map(|had| had.waits).collect())
             })
         });
         self
@@ -185,8 +196,8 @@ async fn sent(counters: &mut MultiplexedConnection, commands: &[&str]) -> Result
     Ok(calls.sum::<Result<u64, _>>()?)
 }
 
-/// All of them, until the time is over; the waits of each.
-async fn turn<S: Side>(waiters: Vec<S>) -> Result<(Vec<S>, Vec<Waits>)> {
+/// All of them, until the time is over; what each has had.
+async fn turn<S: Side>(waiters: Vec<S>) -> Result<(Vec<S>, Vec<Had>)> {
     let count = waiters.len();
     let arena = Arc::new(Arena {
         end: Instant::now() + TURN,
@@ -198,8 +209,8 @@ async fn turn<S: Side>(waiters: Vec<S>) -> Result<(Vec<S>, Vec<Waits>)> {
         let arena = Arc::clone(&arena);
         running.spawn(async move {
             let mut waiter = waiter;
-            let waits = wait(&mut waiter, number, &arena).await?;
-            anyhow::Ok((number, waiter, waits))
+            let had = wait(&mut waiter, number, &arena).await?;
+            anyhow::Ok((number, waiter, had))
         });
     }
     let mut ended = Vec::new();
@@ -208,21 +219,24 @@ async fn turn<S: Side>(waiters: Vec<S>) -> Result<(Vec<S>, Vec<Waits>)> {
     }
     ended.sort_unstable_by_key(|(number, ..)| *number);
     let ended = ended.into_iter();
-    Ok(ended.map(|(_, waiter, waits)| (waiter, waits)).unzip())
+    Ok(ended.map(|(_, waiter, had)| (waiter, had)).unzip())
 }
 
-async fn wait<S: Side>(waiter: &mut S, number: usize, arena: &Arena) -> Result<Waits> {
+async fn wait<S: Side>(waiter: &mut S, number: usize, arena: &Arena) -> Result<Had> {
     let mut holder = arena.holder.subscribe();
-    let mut waits = Waits::new();
+    let mut had = Had::default();
     while Instant::now() < arena.end {
         let held = waiter.acquire("handoff").await?;
         let now = Instant::now();
         if now >= arena.end {
             waiter.release(held).await?;
+            had.late += 1;
             break;
         }
+        had.grants += 1;
         let released = arena.released.lock().take();
-        waits.extend(released.map(|at| now.saturating_duration_since(at)));
+        had.waits
+            .extend(released.map(|at| now.saturating_duration_since(at)));
         arena.holder.send_replace(number);
         sleep(HOLD).await;
         *arena.released.lock() = Some(Instant::now());
@@ -230,7 +244,7 @@ async fn wait<S: Side>(waiter: &mut S, number: usize, arena: &Arena) -> Result<W
         let other = holder.wait_for(|holder| *holder != number);
         let _ = timeout_at(arena.end.into(), other).await;
     }
-    Ok(waits)
+    Ok(had)
 }
 
 impl Tally {
@@ -241,7 +255,7 @@ impl Tally {
             // Of a row that was not asked for.
             let most = *done.grants.iter().max().filter(|_| grants > 0)?;
             let least = *done.grants.iter().min()?;
-            let commands = done.commands as f64 / grants as f64;
+            let commands = done.commands as f64 / (grants + done.late) as f64;
             let spread = (most - least) as f64 / most as f64;
             let line = format!(
                 "{}: {side}: {commands:.2} commands a grant, {least}..{most} grants a waiter",

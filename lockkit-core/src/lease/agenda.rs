@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
+
+/// For so long a worker that finds the agenda empty looks out for what was put on it and is off it again.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Things to do at their times, of which one worker takes those that are due.
 ///
@@ -27,6 +30,8 @@ struct Books<T> {
     /// When each is due.
     times: BTreeMap<u64, Instant>,
     next_id: u64,
+    /// What that was when the worker has last found the agenda empty.
+    seen_id: u64,
     /// It has room for so many.
     most: usize,
     closed: bool,
@@ -69,6 +74,7 @@ impl<T> Agenda<T> {
                 items: BTreeMap::new(),
                 times: BTreeMap::new(),
                 next_id: 0,
+                seen_id: 0,
                 most,
                 closed: false,
                 worker: Worker::None,
@@ -158,7 +164,10 @@ impl<T> Agenda<T> {
         } else if books.closed && books.items.is_empty() {
             (Look::End, Worker::None)
         } else {
-            let until = books.items.keys().next().map(|(at, _)| *at);
+            let until = match books.items.keys().next() {
+                Some((at, _)) => Some(*at),
+                None => books.linger(now),
+            };
             (Look::Sleep(until), Worker::Asleep { until, waker })
         };
         let old = std::mem::replace(&mut books.worker, worker);
@@ -190,6 +199,14 @@ impl<T> Books<T> {
     fn take(&mut self, id: u64) -> Option<T> {
         let at = self.times.remove(&id)?;
         self.items.remove(&(at, id))
+    }
+
+    /// When to look at an empty agenda again. Where things are put on and taken off before their time, and the
+    /// agenda is empty in between, the worker would be woken for each, and find nothing: so it looks by itself for
+    /// a while, and is woken only for what is due before that.
+    fn linger(&mut self, now: Instant) -> Option<Instant> {
+        let seen = std::mem::replace(&mut self.seen_id, self.next_id);
+        (seen != self.next_id).then(|| now + LINGER)
     }
 
     /// The waker of a worker that sleeps for longer than until `at`; with `None`, of one that sleeps.

@@ -25,6 +25,7 @@ use lockkit_core::lease::{Action, Event, Keeper, Loss, ReleaseOutcome, Terms, Tt
 use lockkit_core::model::{block_on, check};
 use lockkit_core::sync::Arc;
 use lockkit_core::sync::thread::{self, JoinHandle};
+use lockkit_test::wake::CountingWaker;
 
 use self::agenda::{Agenda, Look};
 use self::cell::{Cell, Ended};
@@ -255,6 +256,44 @@ fn agenda_leaves_nothing_undone() {
         assert_eq!(starts.iter().filter(|start| **start).count(), 1);
         assert_eq!(work(&agenda, now), 2);
         assert_eq!(agenda.len(), 0);
+    });
+}
+
+/// Locks are taken and given back long before they are due, again and again: the task is not woken for each.
+// Mutant: D110
+#[test]
+fn agenda_lets_its_worker_sleep_through_what_comes_and_goes() {
+    fn come_and_go(agenda: &Agenda<u8>, at: Instant) {
+        let entry = agenda.put(at, 7).unwrap();
+        assert_eq!(agenda.remove(entry.id), Some(7));
+    }
+    check("agenda: put and taken off vs the same", 2, || {
+        let agenda = Arc::new(Agenda::new(9));
+        let now = Instant::now();
+        let far = now + TTL;
+        let woken = CountingWaker::new();
+        let waker = woken.waker();
+        come_and_go(&agenda, far);
+        let Look::Sleep(Some(soon)) = agenda.look(now, 1, &waker) else {
+            panic!("something has come and gone");
+        };
+        assert!(soon < far);
+        let other = {
+            let agenda = Arc::clone(&agenda);
+            thread::spawn(move || come_and_go(&agenda, far))
+        };
+        come_and_go(&agenda, far);
+        other.join().unwrap();
+        assert_eq!(woken.take(), 0);
+        come_and_go(&agenda, now);
+        assert_eq!(woken.take(), 1, "that is due");
+        // It has come since the last look, and nothing has since this one.
+        let Look::Sleep(Some(later)) = agenda.look(soon, 1, &waker) else {
+            panic!("something has come and gone");
+        };
+        assert_eq!(agenda.look(later, 1, &waker), Look::Sleep(None));
+        come_and_go(&agenda, far);
+        assert_eq!(woken.take(), 1);
     });
 }
 

@@ -100,7 +100,7 @@ async fn locks_with_another_prefix_are_other_locks() {
     }
 }
 
-// Mutants: D16, D51
+// Mutants: D16, D51, D112
 #[tokio::test]
 async fn fences_go_on_when_all_was_lost_and_when_the_clock_went_back() {
     let fixture = Fixture::new().await;

@@ -261,7 +261,8 @@ pub async fn a_batch_is_answered_entry_by_entry<B: Bench>(bench: B) {
     let mut batch = Vec::new();
     let mut expected = Vec::new();
     let mut held = Vec::new();
-    for number in 0..B::Store::MAX_BATCH - 1 {
+    // Of a store that takes thousands the first would have expired before the last is there.
+    for number in 0..B::Store::MAX_BATCH.min(100) - 1 {
         let one = Hand::new(&bench, &format!("k{number}"));
         let entry = one.extension(20);
         match number % 3 {
@@ -287,8 +288,7 @@ pub async fn a_batch_is_answered_entry_by_entry<B: Bench>(bench: B) {
     }
 }
 
-// Mutant: D1
-// Mutant: D46
+// Mutants: D1, D46, D113
 pub async fn a_release_takes_the_lock_from_its_token_only<B: Bench>(bench: B) {
     let [one, other] = [(); 2].map(|()| Hand::new(&bench, "k"));
     assert_eq!(one.release().await, Released::Absent);
@@ -667,6 +667,7 @@ pub async fn nobody_overtakes_the_line<B: Bench>(bench: B) {
     waits.remains(60).await;
 }
 
+// Mutants: D111, D114
 pub async fn a_grant_in_line_that_nobody_takes_goes_on<B: Bench>(bench: B) {
     if !bench.store().is_fair() {
         return;
