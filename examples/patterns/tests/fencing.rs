@@ -163,7 +163,6 @@ fn file() -> (tempfile::TempDir, SqlitePool) {
     (folder, SqlitePool::connect_lazy_with(options))
 }
 
-// Mutant: D90
 #[tokio::test]
 async fn no_write_that_was_let_in_is_lost_on_sqlite() {
     let (_folder, pool) = file();
@@ -171,7 +170,6 @@ async fn no_write_that_was_let_in_is_lost_on_sqlite() {
     assert_eq!(hours, added);
 }
 
-// Mutant: D90
 #[tokio::test]
 async fn no_write_that_was_let_in_is_lost_on_postgres() {
     let database = Cluster::shared().database().await;

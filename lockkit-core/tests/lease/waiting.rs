@@ -331,7 +331,7 @@ async fn a_store_that_is_always_too_slow_for_a_ttl_is_told_of_with_both_times() 
 }
 
 /// However many of them there are: their places are over when he is missed, too.
-// Mutants: D92, D93
+// Mutant: D92
 #[tokio::test(start_paused = true)]
 async fn whoever_lives_is_served_within_a_ttl_and_a_heartbeat_of_the_last_death() {
     for (ttl, place, dead) in [

@@ -815,7 +815,6 @@ mod line {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 400, ..config() })]
 
-        // Mutants: D92, D93
         #[test]
         fn who_lives_is_served_in_turn_and_soon_after_the_last_death(
             ttl in prop_oneof![10..500_u64, 500..5_000_u64],

@@ -10,7 +10,7 @@ use redis::{AsyncConnectionConfig, Client, cmd};
 
 // === round trips ===
 
-// Mutants: D2, D10, D50
+// Mutants: D2, D50
 #[tokio::test]
 async fn each_step_is_one_round_trip() {
     let fixture = Fixture::new().await;

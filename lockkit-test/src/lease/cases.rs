@@ -305,7 +305,6 @@ pub async fn a_release_takes_the_lock_from_its_token_only<B: Bench>(bench: B) {
     other.remains(10).await;
 }
 
-// Mutant: D91
 pub async fn fences_grow_with_every_grant_and_stay_while_it_lasts<B: Bench>(bench: B) {
     let mut last = None;
     for round in 0..20 {
@@ -731,7 +730,6 @@ pub async fn random_steps_are_answered_as_in_memory<B: Bench>(bench: B) {
 }
 
 /// Whoever has no answer says it again: the store goes on as if each had been said once.
-// Mutant: D100
 pub async fn random_steps_that_are_said_again_change_nothing_more<B: Bench>(bench: B) {
     random_steps(&bench, 4).await;
 }
