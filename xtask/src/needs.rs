@@ -19,7 +19,7 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 5] = [
+const PROGRAMS: [Program; 6] = [
     Program {
         name: "cc",
         package: "gcc",
@@ -43,6 +43,12 @@ const PROGRAMS: [Program; 5] = [
         package: "redis-server",
         verbs: &["ci", "test", "mutants", "soak"],
         why: "tests on Redis servers of their own",
+    },
+    Program {
+        name: "chromium",
+        package: "chromium",
+        verbs: &["ci", "test"],
+        why: "tests that look at a page of an example",
     },
     Program {
         name: "git",

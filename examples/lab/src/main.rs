@@ -1,0 +1,175 @@
+//! A lab: several app processes on one SQLite file, or on one PostgreSQL server, under load. What naive code does
+//! there, and what lockkit does, measured side by side.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `main.rs` | the options |
+//! | `app/` | an app process: this is the part to copy |
+//! | `crew.rs` | the app processes as seen by the lab |
+//! | `load.rs` | the requests, and what became of them |
+//! | `lab.rs` | what all experiments share |
+//! | `server.rs` | the PostgreSQL server of theirs, and a bridge to it that can be closed |
+//! | `trial/` | the experiments |
+//! | `report/` | the figures, as tables, as JSON and as a page |
+
+mod app;
+mod crew;
+mod lab;
+mod load;
+mod report;
+mod server;
+mod trial;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use app::Signals;
+use lab::Lab;
+use report::Report;
+use server::Server;
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Several processes on one SQLite file
+    Sqlite(Options),
+    /// Several processes on one PostgreSQL server
+    Postgres(Options),
+    /// The same load on both
+    Compare(Options),
+    /// All of that
+    All(Options),
+    /// One app process, as the lab starts them: to be run alone, and asked by hand
+    Serve(app::Options),
+}
+
+/// A group of experiments.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    Sqlite,
+    Postgres,
+    Compare,
+}
+
+#[derive(Args)]
+struct Options {
+    /// How many app processes, where that is not what is measured
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=16))]
+    processes: u64,
+    /// With small loads, to see that it works: the figures mean nothing
+    #[arg(long)]
+    quick: bool,
+    /// Where the SQLite files are made, and kept [default: a temporary folder, removed at the end]
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// A PostgreSQL server, in whose database a schema is made for the run [default: a throwaway one, if PostgreSQL is
+    /// installed]
+    #[arg(long, value_name = "URL")]
+    db: Option<String>,
+    /// The page with all figures and charts
+    #[arg(long, value_name = "FILE", default_value = "lab.html")]
+    html: PathBuf,
+    /// Write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Cli::parse().what {
+        What::Serve(options) => app::serve(options).await.map(|()| true),
+        What::Sqlite(options) => experiment(&options, &[Trial::Sqlite]).await,
+        What::Postgres(options) => experiment(&options, &[Trial::Postgres]).await,
+        What::Compare(options) => experiment(&options, &[Trial::Compare]).await,
+        What::All(options) => {
+            let all = [Trial::Sqlite, Trial::Postgres, Trial::Compare];
+            experiment(&options, &all).await
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // One line: the error and its causes.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs experiments and reports; whether all was as it had to be.
+async fn experiment(options: &Options, trials: &[Trial]) -> anyhow::Result<bool> {
+    let mut signals = Signals::new()?;
+    // Found out now, and not when all is done.
+    let mut page = writable(&options.html)?;
+    let json = options.json.as_deref().map(writable).transpose()?;
+    raise_the_limit_of_open_files();
+    let report = tokio::select! {
+        report = run(options, trials) => report?,
+        // Returning, rather than dying of the signal, ends the app processes and takes the temporary folder away.
+        signal = signals.any() => bail!("stopped by {signal}"),
+    };
+    println!("{}", report::terminal::text(&report));
+    page.write_all(report::page::html(&report)?.as_bytes())
+        .context("the page cannot be written")?;
+    println!("the page: {}", options.html.display());
+    if let Some(file) = json {
+        serde_json::to_writer_pretty(file, &report).context("the figures cannot be written")?;
+    }
+    Ok(report.ok)
+}
+
+async fn run(options: &Options, trials: &[Trial]) -> anyhow::Result<Report> {
+    // Taken away when this function ends.
+    let temporary;
+    let folder = if let Some(folder) = &options.folder {
+        fs::create_dir_all(folder).with_context(|| format!("--folder {}", folder.display()))?;
+        folder
+    } else {
+        temporary = tempfile::tempdir().context("a temporary folder cannot be made")?;
+        temporary.path()
+    };
+    let mut lab = Lab::new(folder, options.processes as usize, options.quick)?;
+    // Before anything else: without a server it need not begin.
+    let needed = options.db.is_some() || trials.iter().any(|trial| *trial != Trial::Sqlite);
+    let server = if needed {
+        Some(Server::new(options.db.as_deref()).await?)
+    } else {
+        None
+    };
+    for trial in trials {
+        match (trial, &server) {
+            (Trial::Postgres, Some(server)) => trial::postgres::run(&mut lab, server).await?,
+            (Trial::Compare, Some(server)) => trial::compare::run(&mut lab, server).await?,
+            _ => trial::sqlite::run(&mut lab).await?,
+        }
+    }
+    if let Some(server) = server {
+        server.clear().await?;
+    }
+    Ok(lab.report())
+}
+
+fn writable(path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// A thousand requests at once are as many connections. The app processes inherit it.
+fn raise_the_limit_of_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What is too few will show as an error of its own.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
