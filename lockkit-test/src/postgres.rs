@@ -224,10 +224,40 @@ impl Cluster {
         self.again("INT")
     }
 
+    /// Ends the server and its sessions at once, as a crash does, and leaves it down until [`resume`](Self::resume).
+    /// Blocks until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`PostgresError::Failed`] when it does not end.
+    ///
+    /// # Panics
+    ///
+    /// As [`crash`](Self::crash).
+    pub fn halt(&self) -> Result<(), PostgresError> {
+        Ok(self.own().end("QUIT")?)
+    }
+
+    /// Starts a server again that is down. Blocks until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`crash`](Self::crash).
+    ///
+    /// # Panics
+    ///
+    /// As [`crash`](Self::crash).
+    pub fn resume(&self) -> Result<(), PostgresError> {
+        Ok(self.own().start()?)
+    }
+
+    fn own(&self) -> &Warden {
+        self.own.as_ref().expect("a server of one's own")
+    }
+
     fn again(&self, signal: &str) -> Result<(), PostgresError> {
-        let own = self.own.as_ref().expect("a server of one's own");
-        own.end(signal)?;
-        Ok(own.start()?)
+        self.own().end(signal)?;
+        Ok(self.own().start()?)
     }
 
     /// The folder with the server's socket, or `None` when it is not this process's own.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lockkit_test::child::Command;
 use lockkit_test::postgres::{Cluster, Settings};
-use sqlx::{Connection as _, Executor as _};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
 /// Generous: it is only waited for when something is broken.
 const SOON: Duration = Duration::from_mins(1);
@@ -60,6 +60,19 @@ async fn a_restart_ends_sessions_and_keeps_what_was_committed() {
     session.execute("CREATE TABLE t ()").await.unwrap();
     cluster.restart().unwrap();
     session.execute("SELECT 1").await.unwrap_err();
+    database.connect().await.execute("TABLE t").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_halted_is_away_until_it_is_resumed() {
+    let cluster = Cluster::start(&Settings::new().fsync(true)).unwrap();
+    let database = cluster.database().await;
+    let mut session = database.connect().await;
+    session.execute("CREATE TABLE t ()").await.unwrap();
+    cluster.halt().unwrap();
+    session.execute("SELECT 1").await.unwrap_err();
+    database.options().connect().await.unwrap_err();
+    cluster.resume().unwrap();
     database.connect().await.execute("TABLE t").await.unwrap();
 }
 
