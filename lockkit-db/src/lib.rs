@@ -14,6 +14,7 @@
 //! | to update a row only if nobody has changed it meanwhile, or else to try again | `optimistic()`, `cas::Table` | `postgres` or `sqlite` |
 //! | that for the fields of a struct | `#[derive(Versioned)]` | `derive`, and `postgres` or `sqlite` |
 //! | that a holder of a lock who has slept through its end writes nothing any more | `fenced` | `postgres` or `sqlite` |
+//! | one holder of a lock at a time, across processes, without Redis | `lease` | `lease`, and a database |
 //! | a transaction that retries itself and survives cancellation | `retry_tx!`, `transaction` | `postgres` or `sqlite` |
 //! | to lock rows inside a transaction before changing them | `pessimistic::RowLock` | `postgres` or `sqlite` |
 //! | a lock of a name, in a transaction or with a connection of its own | `advisory::Advisory` | `postgres` |
@@ -55,6 +56,7 @@
 //! - `json`: payloads and results of jobs that are values, as JSON.
 //! - `postgres`: PostgreSQL (13 or newer) through [`sqlx`].
 //! - `sqlite`: SQLite through [`sqlx`], built in (3.51.3 or newer is asserted when a file is opened).
+//! - `lease`: locks with leases in a table, with one of the two above.
 //! - `derive`: `#[derive(Versioned)]`, with one of the two above.
 //!
 //! # Not promised
@@ -74,6 +76,8 @@ pub mod cas;
 mod error;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod fenced;
+#[cfg(all(feature = "lease", any(feature = "postgres", feature = "sqlite")))]
+pub mod lease;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod optimistic;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

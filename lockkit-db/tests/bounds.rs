@@ -135,3 +135,25 @@ fn what_is_claimed_can_be_sent_and_its_words_spawned() {
     calls!(on_postgres, Postgres);
     calls!(on_sqlite, Sqlite);
 }
+
+#[cfg(feature = "lease")]
+#[test]
+fn stores_of_locks_can_be_shared_and_what_hears_of_them_can_be_sent() {
+    use lockkit_db::lease::{
+        PostgresLocks, PostgresStore, PostgresWatch, SqliteLocks, SqliteStore, SqliteWatch,
+    };
+    fn sent<F: Future + Send>(_: F) {}
+    fn calls(address: &'static str) {
+        sent(PostgresStore::open(address));
+        sent(SqliteStore::open(address));
+    }
+    let _ = calls;
+    is_send::<PostgresLocks>();
+    is_sync::<PostgresLocks>();
+    is_send::<SqliteLocks>();
+    is_sync::<SqliteLocks>();
+    is_send::<PostgresWatch>();
+    is_unpin::<PostgresWatch>();
+    is_send::<SqliteWatch>();
+    is_unpin::<SqliteWatch>();
+}

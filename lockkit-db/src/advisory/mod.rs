@@ -10,8 +10,7 @@
 //! All who use a lock have to ask for it: nothing is protected but by agreement.
 //!
 //! SQLite has none, and [`Error::Unsupported`](crate::Error::Unsupported) says so: a writing transaction locks
-//! everything there. What outlives a transaction is to be a lease in a table, which this crate does not
-//! have yet.
+//! everything there. What outlives a transaction is a lease in a table there: the feature `lease`.
 //!
 //! # Not promised
 //!

@@ -1,5 +1,12 @@
 //! PostgreSQL.
 
+#[cfg(any(feature = "lease", feature = "queue"))]
+pub(crate) mod connections;
+#[cfg(any(feature = "lease", feature = "queue"))]
+pub(crate) mod listener;
+#[cfg(any(feature = "lease", feature = "queue"))]
+pub(crate) mod schema;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;

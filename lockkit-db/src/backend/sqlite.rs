@@ -11,7 +11,7 @@ use super::{Backend, Class, Dialect, NotCommitted, Outcome, Refused, millisecond
 use crate::Error;
 use crate::transaction::{LockWait, TxOptions};
 
-#[cfg(feature = "queue")]
+#[cfg(any(feature = "lease", feature = "queue"))]
 pub(crate) mod file;
 
 type Manager = <Sqlite as sqlx::Database>::TransactionManager;

@@ -4,7 +4,7 @@ mod doctor;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +26,7 @@ use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
 use super::{Ack, ClaimedJob, Enqueued, JobId, NewJob, Schedule, Settlement, Verdict};
 use crate::Error;
 use crate::backend::sqlite::file::{
-    Migration, Slot, Turn, check_file, check_version, connect_options, file_error, in_turn,
-    migrate, sqlite_version,
+    Migration, Slot, Turn, check_file, connect_options, in_turn, prepare,
 };
 use crate::transaction::Tx;
 
@@ -36,6 +35,9 @@ macro_rules! sql {
         include_str!(concat!("../../sql/sqlite/", $name, ".sql"))
     };
 }
+
+/// Where it is noted which steps were taken.
+const JOURNAL: &str = "lockkit_migration";
 
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
@@ -164,7 +166,7 @@ impl SqliteStore {
             let connect = connect_options(&options.path, synchronous, create);
             Slot::new(connect, options.patience)
         };
-        prepare(&slot(synchronous, true), &options.path).await?;
+        prepare(&slot(synchronous, true), &options.path, JOURNAL, MIGRATIONS).await?;
         Ok(Self {
             writer: slot(synchronous, false),
             // A heartbeat that a power cut undoes has only made the lease shorter.
@@ -216,22 +218,6 @@ impl SqliteStore {
             Ok(probe.fetch_one(turn.connection().await?).await?.get(0))
         })
     }
-}
-
-/// Makes the file and its tables, or brings them up to date.
-async fn prepare(slot: &Slot, path: &Path) -> Result<(), Error> {
-    // Connecting switches the file to WAL, for which it has to be alone for a moment.
-    let version = in_turn!(slot, turn => { sqlite_version(turn.connection().await?).await });
-    let version = version.map_err(|error| match error {
-        Error::Database { source } => file_error(path, source),
-        other => other,
-    })?;
-    check_version(&version)?;
-    in_turn!(slot, turn => {
-        let verdict = migrate(turn.begin().await?, MIGRATIONS).await?;
-        turn.commit().await?;
-        Ok(verdict)
-    })?
 }
 
 impl JobStore for SqliteStore {

@@ -1,4 +1,4 @@
-//! The queue's file: its connections, write transactions, and what its errors mean.
+//! A file of a store: its connections, write transactions, and what its errors mean.
 //!
 //! Each purpose (write, heartbeat, read) has one connection in a [`Slot`], used in turns. A
 //! turn takes the connection out of its slot and puts it back only when it is known to be
@@ -14,7 +14,7 @@ use lockkit_core::retry::{Action, Backoff, Event, Policy, Retry};
 use lockkit_core::sync::Mutex;
 use lockkit_core::{Permit, Semaphore};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::primary_code;
 use crate::{Cause, Error};
@@ -147,6 +147,7 @@ impl Turn<'_> {
     }
 
     /// Begins a transaction that only reads, for several statements to see the same.
+    #[cfg(feature = "queue")]
     pub(crate) async fn begin_reading(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
         self.begin_with("BEGIN").await
     }
@@ -403,19 +404,44 @@ pub(crate) struct Migration {
     pub(crate) sql: &'static str,
 }
 
+/// Makes the file and a store's tables, or brings them up to date. The steps that were taken are noted in a table of the
+/// store's own, so that another one in the same file does not take them for its future.
+pub(crate) async fn prepare(
+    slot: &Slot,
+    path: &Path,
+    journal: &str,
+    steps: &[Migration],
+) -> Result<(), Error> {
+    // Connecting switches the file to WAL, for which it has to be alone for a moment.
+    let version = in_turn!(slot, turn => { sqlite_version(turn.connection().await?).await });
+    let version = version.map_err(|error| match error {
+        Error::Database { source } => file_error(path, source),
+        other => other,
+    })?;
+    check_version(&version)?;
+    in_turn!(slot, turn => {
+        let verdict = migrate(turn.begin().await?, journal, steps).await?;
+        turn.commit().await?;
+        Ok(verdict)
+    })?
+}
+
 /// Brings the schema up to date, inside the caller's write transaction: of many processes
 /// that start at once, one migrates and the others find it done.
-pub(crate) async fn migrate(
+async fn migrate(
     connection: &mut SqliteConnection,
+    journal: &str,
     steps: &[Migration],
 ) -> Result<Result<(), Error>, sqlx::Error> {
-    sqlx::query(
-        "CREATE TABLE IF NOT EXISTS lockkit_migration (
-             version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT",
-    )
-    .execute(&mut *connection)
-    .await?;
-    let rows = sqlx::query("SELECT version, name FROM lockkit_migration ORDER BY version")
+    let make = format!(
+        "CREATE TABLE IF NOT EXISTS {journal} (
+             version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
+    );
+    sqlx::query(AssertSqlSafe(make))
+        .execute(&mut *connection)
+        .await?;
+    let taken = format!("SELECT version, name FROM {journal} ORDER BY version");
+    let rows = sqlx::query(AssertSqlSafe(taken))
         .fetch_all(&mut *connection)
         .await?;
     for (at, row) in rows.iter().enumerate() {
@@ -434,7 +460,8 @@ pub(crate) async fn migrate(
     }
     for step in &steps[rows.len()..] {
         sqlx::raw_sql(step.sql).execute(&mut *connection).await?;
-        sqlx::query("INSERT INTO lockkit_migration VALUES (?1, ?2, datetime('now'))")
+        let note = format!("INSERT INTO {journal} VALUES (?1, ?2, datetime('now'))");
+        sqlx::query(AssertSqlSafe(note))
             .bind(step.version)
             .bind(step.name)
             .execute(&mut *connection)

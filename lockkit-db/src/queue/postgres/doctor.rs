@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::connections::Connections;
 use super::plan::problems;
 use super::statements::sql;
-use super::{count, schema};
+use super::{MIGRATIONS, count};
 use crate::Error;
+use crate::backend::postgres::connections::Connections;
 use crate::queue::JobId;
 use crate::queue::checkup::{
     Check, Checkup, ClockOffset, Figures, HeldClaim, Holder, OverLease, PausedQueue, Plan, Setting,
@@ -115,7 +115,8 @@ impl Doctor {
         };
         self.figures.settings = rows.iter().map(setting).collect();
         let rows = self.rows(sql!("doctor_schema")).await?;
-        self.figures.schema = Some((rows[0].get(0), schema::newest()));
+        let newest = MIGRATIONS.last().map_or(0, |step| step.version.into());
+        self.figures.schema = Some((rows[0].get(0), newest));
         Ok(())
     }
 

@@ -4,9 +4,9 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgRow, Postgres};
 use tokio::time::Instant;
 
-use super::connections::{Statement, Transaction};
 use super::statements::{self, enqueue, enqueue_unique, unique_free, unique_taken};
 use crate::Error;
+use crate::backend::postgres::connections::{Statement, Transaction};
 use crate::queue::{Enqueued, JobId, NewJob};
 use crate::transaction::Tx;
 

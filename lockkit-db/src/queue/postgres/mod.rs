@@ -1,11 +1,9 @@
 //! The job store on PostgreSQL.
 
-mod connections;
 mod cursor;
 mod doctor;
 mod entry;
 mod plan;
-mod schema;
 mod statements;
 mod wake;
 
@@ -19,7 +17,6 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{PgConnection, Postgres, Row as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::connections::{Commits, Connections, Statement};
 use self::cursor::Cursor;
 use self::doctor::Doctor;
 use self::entry::Entry;
@@ -34,7 +31,18 @@ use super::store::{
 use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
 use super::{Enqueued, JobId, NewJob};
 use crate::Error;
+use crate::backend::postgres::connections::{Commits, Connections, Statement};
+use crate::backend::postgres::schema::{self, Migration};
 use crate::transaction::Tx;
+
+/// Where it is noted which steps were taken.
+const JOURNAL: &str = "lockkit_migration";
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 2,
+    name: "queue",
+    sql: include_str!("../../../migrations/postgres/0002_queue.sql"),
+}];
 
 /// How many scheduled jobs one round of upkeep makes ready: millions may be due at once, and no transaction is to
 /// be long. What is left is due at once again.
@@ -200,7 +208,7 @@ impl PostgresStore {
                 wake: Wake::new(&options.connect),
             }),
         };
-        schema::prepare(&store.lanes, options.migrate).await?;
+        schema::prepare(&store.lanes, JOURNAL, MIGRATIONS, options.migrate).await?;
         Ok(store)
     }
 
@@ -422,12 +430,15 @@ impl JobStore for PostgresStore {
     async fn close_session(&self, session: &Session) -> Result<(), Error> {
         self.reap(Some(session)).await?;
         self.hints.tell("").await;
-        self.hints.wake.close();
+        self.hints.wake.listening.close();
         Ok(())
     }
 
     async fn upkeep(&self) -> Result<Upkeep, Error> {
-        self.hints.wake.catch_up(|queue| self.hints.ring(queue));
+        self.hints
+            .wake
+            .listening
+            .catch_up(|queue| self.hints.ring(queue));
         let probe = self
             .hints
             .reader
@@ -525,7 +536,7 @@ impl JobStore for PostgresStore {
         };
         tokio::select! {
             () = self.hints.wake.bells.wait(queue, look) => {}
-            () = self.hints.wake.listen(|queue| self.hints.ring(queue)) => {}
+            () = self.hints.wake.listening.listen(|queue| self.hints.ring(queue)) => {}
             () = sleep(limit) => {}
         }
     }

@@ -7,9 +7,9 @@ use lockkit_core::Fence;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-use super::connections::Statement;
 use super::cursor::{Place, START};
 use crate::Error;
+use crate::backend::postgres::connections::Statement;
 use crate::queue::job::{kept_error, repeat_answer, seq_must_grow, unix_ms};
 use crate::queue::store::{AckBatch, ClaimSpec, Session};
 use crate::queue::{ClaimedJob, JobId, NewJob, Schedule, Settlement, Verdict};

@@ -1,4 +1,4 @@
-//! The store's own connections: kept between calls, and clean or closed.
+//! A store's own connections: kept between calls, and clean or closed.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ const LOOK_FOR_THE_CLIENT: &str = "SET client_connection_check_interval = 1000";
 
 /// What a commit on a connection survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Commits {
+pub(crate) enum Commits {
     /// All that the server is set up for, and a crash of the server at least.
     Durable,
     /// A crash of the server may undo the last ones.
@@ -35,10 +35,10 @@ pub(super) enum Commits {
 }
 
 /// A statement with its arguments.
-pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
+pub(crate) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// So many connections, used in turns: whoever comes when all are in use waits in line.
-pub(super) struct Connections {
+pub(crate) struct Connections {
     turns: Semaphore,
     /// The last one used is the first one used again, so that what is not needed gets old.
     idle: Mutex<Vec<Idle>>,
@@ -59,14 +59,14 @@ struct Lane<'a> {
 }
 
 /// The use of a connection for one call, at whose end it goes back if it is clean.
-pub(super) struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     held: Held<Lane<'a>>,
     _permit: Permit<'a>,
     begun: Instant,
 }
 
 /// A transaction on a connection. Dropped, it is undone by closing the connection.
-pub(super) struct Transaction<'a>(Turn<'a>);
+pub(crate) struct Transaction<'a>(Turn<'a>);
 
 /// What a statement leaves behind if it happens.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ enum Effect {
 // === impl Connections ===
 
 impl Connections {
-    pub(super) fn new(
+    pub(crate) fn new(
         options: &PgConnectOptions,
         most: usize,
         commits: Commits,
@@ -110,7 +110,8 @@ impl Connections {
 
     /// One more connection like these, which cannot write, for somebody who looks on: the others are not kept from
     /// anybody by that, and no question takes longer than the limit.
-    pub(super) fn onlooker(&self, limit: Duration) -> Self {
+    #[cfg(feature = "queue")]
+    pub(crate) fn onlooker(&self, limit: Duration) -> Self {
         let patience = self.patience.min(limit);
         let mut one = Self::new(&self.options, 1, Commits::Fast, patience);
         one.settings
@@ -119,7 +120,7 @@ impl Connections {
     }
 
     /// Waits for a connection that is not in use, or that can be opened.
-    pub(super) async fn turn(&self) -> Result<Turn<'_>, Error> {
+    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Error> {
         let begun = Instant::now();
         let turn = async {
             let permit = self
@@ -149,12 +150,12 @@ impl Connections {
     }
 
     /// Begins a transaction.
-    pub(super) async fn begin(&self) -> Result<Transaction<'_>, Error> {
+    pub(crate) async fn begin(&self) -> Result<Transaction<'_>, Error> {
         self.begin_with("BEGIN").await
     }
 
     /// Begins a transaction that only reads, for several statements to see the same.
-    pub(super) async fn begin_reading(&self) -> Result<Transaction<'_>, Error> {
+    pub(crate) async fn begin_reading(&self) -> Result<Transaction<'_>, Error> {
         self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await
     }
@@ -167,13 +168,13 @@ impl Connections {
     }
 
     /// Runs one statement that changes nothing.
-    pub(super) async fn read(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
+    pub(crate) async fn read(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
         self.turn().await?.alone(statement, Effect::None).await
     }
 
     /// Runs one statement that is a transaction by itself. When this has returned, it is committed: all that the
     /// server has to say about it is read, and that ends with the news of the commit.
-    pub(super) async fn write(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
+    pub(crate) async fn write(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
         self.turn().await?.alone(statement, Effect::Commits).await
     }
 
@@ -263,12 +264,12 @@ impl Turn<'_> {
 
 impl Transaction<'_> {
     /// Runs a statement in it.
-    pub(super) async fn rows(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
+    pub(crate) async fn rows(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
         self.0.rows(statement, Effect::None).await
     }
 
     /// The connection, for statements that are run elsewhere.
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.0.held.connection
     }
 
@@ -276,7 +277,7 @@ impl Transaction<'_> {
     ///
     /// A COMMIT after an error would roll back and call that a success, but an error has ended the
     /// transaction's use already.
-    pub(super) async fn commit(mut self) -> Result<(), Error> {
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
         self.0.text("COMMIT", Effect::Commits).await?;
         self.0.held.wash();
         Ok(())
@@ -284,7 +285,7 @@ impl Transaction<'_> {
 }
 
 /// An error that says that nothing has happened.
-pub(super) fn failed(error: sqlx::Error, begun: Instant) -> Error {
+pub(crate) fn failed(error: sqlx::Error, begun: Instant) -> Error {
     match classify_sqlx(&error) {
         Class::LockNotAvailable | Class::Deadlock | Class::Serialization | Class::Interrupted => {
             Error::Busy {

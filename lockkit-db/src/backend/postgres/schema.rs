@@ -1,4 +1,4 @@
-//! The store's tables, brought up to date.
+//! A store's tables, brought up to date.
 
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::time::Instant;
@@ -7,44 +7,34 @@ use super::connections::{Connections, Transaction, failed};
 use crate::Error;
 
 /// One step of the schema. Frozen once released.
-struct Migration {
-    version: i32,
-    name: &'static str,
-    sql: &'static str,
+pub(crate) struct Migration {
+    pub(crate) version: i32,
+    pub(crate) name: &'static str,
+    pub(crate) sql: &'static str,
 }
-
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 2,
-    name: "queue",
-    sql: include_str!("../../../migrations/postgres/0002_queue.sql"),
-}];
 
 /// What the processes that migrate one database agree on: nobody else uses the number, which is "lockkit" in ASCII.
 const TURN: i64 = 0x6c_6f63_6b6b_6974;
 
-const APPLIED: &str = "SELECT version, name FROM lockkit_migration ORDER BY version";
-
-const JOURNAL: &str = "CREATE TABLE IF NOT EXISTS lockkit_migration (
-    version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
-
-/// The number of the last step.
-pub(super) fn newest() -> i64 {
-    MIGRATIONS.last().map_or(0, |step| step.version.into())
-}
-
 /// Finds the tables as they must be, or makes them so if that is allowed.
 ///
 /// A look comes first, so that tables which are up to date need neither the right to make some nor a server that can
-/// be written to. Of many processes that migrate at once one does, and the others find it done.
-pub(super) async fn prepare(connections: &Connections, migrate: bool) -> Result<(), Error> {
+/// be written to. Of many processes that migrate at once one does, and the others find it done. The steps that were taken
+/// are noted in a table of the store's own, so that another one in the same schema does not take them for its future.
+pub(crate) async fn prepare(
+    connections: &Connections,
+    journal: &str,
+    all: &'static [Migration],
+    migrate: bool,
+) -> Result<(), Error> {
     let steps = {
         let mut transaction = connections.begin_reading().await?;
-        let journal = "SELECT to_regclass('lockkit_migration') IS NOT NULL";
-        let exists = transaction.rows(sqlx::query(journal)).await?;
+        let noted = sqlx::query("SELECT to_regclass($1::text) IS NOT NULL").bind(journal);
+        let exists = transaction.rows(noted).await?;
         let steps = if exists[0].get(0) {
-            missing(&mut transaction).await?
+            missing(&mut transaction, journal, all).await?
         } else {
-            MIGRATIONS
+            all
         };
         transaction.commit().await?;
         steps
@@ -60,12 +50,17 @@ pub(super) async fn prepare(connections: &Connections, migrate: bool) -> Result<
     let mut transaction = connections.begin().await?;
     let turn = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(TURN);
     transaction.rows(turn).await?;
-    transaction.rows(sqlx::query(JOURNAL)).await?;
-    for step in missing(&mut transaction).await? {
+    let table = format!(
+        "CREATE TABLE IF NOT EXISTS {journal} (version integer PRIMARY KEY, name text NOT NULL, \
+         applied_at timestamptz NOT NULL DEFAULT now())"
+    );
+    transaction.rows(sqlx::query(AssertSqlSafe(table))).await?;
+    for step in missing(&mut transaction, journal, all).await? {
         let begun = Instant::now();
         let made = transaction.connection().execute(AssertSqlSafe(step.sql));
         made.await.map_err(|error| failed(error, begun))?;
-        let note = sqlx::query("INSERT INTO lockkit_migration (version, name) VALUES ($1, $2)")
+        let note = format!("INSERT INTO {journal} (version, name) VALUES ($1, $2)");
+        let note = sqlx::query(AssertSqlSafe(note))
             .bind(step.version)
             .bind(step.name);
         transaction.rows(note).await?;
@@ -74,11 +69,16 @@ pub(super) async fn prepare(connections: &Connections, migrate: bool) -> Result<
 }
 
 /// The steps that were not taken yet, or why those that were are none of ours.
-async fn missing(transaction: &mut Transaction<'_>) -> Result<&'static [Migration], Error> {
-    let rows = transaction.rows(sqlx::query(APPLIED)).await?;
+async fn missing(
+    transaction: &mut Transaction<'_>,
+    journal: &str,
+    all: &'static [Migration],
+) -> Result<&'static [Migration], Error> {
+    let taken = format!("SELECT version, name FROM {journal} ORDER BY version");
+    let rows = transaction.rows(sqlx::query(AssertSqlSafe(taken))).await?;
     for (at, row) in rows.iter().enumerate() {
         let (version, name): (i32, String) = (row.get(0), row.get(1));
-        let problem = match MIGRATIONS.get(at) {
+        let problem = match all.get(at) {
             Some(step) if step.version == version && step.name == name => continue,
             Some(step) => {
                 let (wanted, called) = (step.version, step.name);
@@ -88,5 +88,5 @@ async fn missing(transaction: &mut Transaction<'_>) -> Result<&'static [Migratio
         };
         return Err(Error::Schema { problem });
     }
-    Ok(&MIGRATIONS[rows.len()..])
+    Ok(&all[rows.len()..])
 }

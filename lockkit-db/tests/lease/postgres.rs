@@ -1,0 +1,361 @@
+//! What is the PostgreSQL store's own: its connections, lost answers, notifications, a server that crashes.
+
+use std::time::Duration;
+
+use lockkit_db::Error;
+use lockkit_db::lease::{
+    AcquireSpec, Extended, LeaseStore, Locker, PostgresOptions, PostgresStore, Released,
+    StoreError, Watch as _,
+};
+use lockkit_db::sqlx::{self, AssertSqlSafe, PgConnection};
+use lockkit_test::postgres::{Cluster, Cut, Database, Proxy, Settings};
+use tokio::time::{sleep, timeout};
+
+use crate::scene::{Ground, ask, busy, extension, granted, key, patient};
+
+/// For what a busy machine is to come round to.
+const SOON: Duration = Duration::from_mins(2);
+
+async fn through(proxy: &Proxy) -> PostgresStore {
+    let options = PostgresOptions::new(proxy.options()).patience(Duration::from_secs(30));
+    PostgresStore::open_with(options).await.unwrap()
+}
+
+/// Whether the answer is lost, or has come.
+#[track_caller]
+fn is_lost<T: std::fmt::Debug>(answer: &Result<T, StoreError>) -> bool {
+    match answer {
+        Ok(_) => false,
+        Err(StoreError::Unknown { .. }) => true,
+        Err(error) => panic!("a step whose answer is lost may have been done: {error:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_whose_answer_is_lost_can_be_said_again_and_lets_nobody_in_twice() {
+    let database = <Database as Ground>::new().await;
+    let other = database.store().await;
+    for cut in [Cut::Before, Cut::After] {
+        // Of its own: a release that is answered is followed by a notification, which is not to be cut for the next step.
+        let proxy = Proxy::start(&database);
+        let store = through(&proxy).await;
+        let spec = ask("k");
+        proxy.cut_statement(0, cut);
+        assert!(is_lost(&store.acquire(&spec).await), "{cut:?}");
+        let kept = other.inspect(&spec.key).await.unwrap();
+        assert_eq!(kept.is_some(), cut == Cut::After);
+        let fence = granted(store.acquire(&spec).await);
+        assert!(kept.is_none_or(|kept| kept.holder.fence == fence));
+        assert_eq!(busy(other.acquire(&ask("k")).await), fence);
+
+        proxy.cut_statement(0, cut);
+        assert!(is_lost(&store.extend(&[extension(&spec)]).await), "{cut:?}");
+        let extended = store.extend(&[extension(&spec)]).await.unwrap();
+        assert_eq!(extended, [Extended::Extended]);
+        assert_eq!(granted(store.acquire(&spec).await), fence);
+
+        proxy.cut_statement(0, cut);
+        assert!(
+            is_lost(&store.release(&spec.key, &spec.token).await),
+            "{cut:?}"
+        );
+        let again = store.release(&spec.key, &spec.token).await.unwrap();
+        let expected = match cut {
+            Cut::Before => Released::Released,
+            Cut::After => Released::Absent,
+        };
+        assert_eq!(again, expected, "{cut:?}");
+        assert_eq!(other.inspect(&spec.key).await.unwrap(), None);
+        assert!(proxy.cuts() >= 3, "{} cuts", proxy.cuts());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_answers_lost_at_random_one_at_a_time_has_the_lock_and_fences_grow() {
+    let database = <Database as Ground>::new().await;
+    let proxy = Proxy::start(&database);
+    database
+        .run("CREATE TABLE inside (n integer); INSERT INTO inside VALUES (0)")
+        .await;
+    let mut lockers = Vec::new();
+    for _ in 0..3 {
+        let locker = Locker::builder(through(&proxy).await)
+            .wait(SOON)
+            .ttl(Duration::from_mins(10))
+            .call_timeout(Duration::from_secs(30))
+            .build()
+            .unwrap();
+        lockers.push(locker);
+    }
+    proxy.cut_anything_at_random(7, 10);
+    let holders = lockers.into_iter().map(|locker| {
+        let options = database.options();
+        tokio::spawn(async move {
+            let mut raw = sqlx::ConnectOptions::connect(&options).await.unwrap();
+            let mut fences = Vec::new();
+            while fences.len() < 15 {
+                // An acquisition may end with an unknown outcome, and is over when it is cleaned up.
+                let Ok(guard) = locker.lock("k").acquire().await else {
+                    continue;
+                };
+                let mut add = async |n: i32| -> i32 {
+                    let add = "UPDATE inside SET n = n + $1 RETURNING n";
+                    let add = sqlx::query_scalar(add).bind(n);
+                    add.fetch_one(&mut raw).await.unwrap()
+                };
+                assert_eq!(add(1).await, 1, "two are inside");
+                assert_eq!(add(-1).await, 0, "two are inside");
+                fences.push(guard.fence());
+                let _ = guard.release().await;
+            }
+            fences
+        })
+    });
+    let holders: Vec<_> = holders.collect();
+    let mut all = Vec::new();
+    for holder in holders {
+        let fences = holder.await.unwrap();
+        assert!(fences.is_sorted_by(|one, next| one < next), "{fences:?}");
+        all.extend(fences);
+    }
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 45, "each grant has a fence of its own");
+    assert!(proxy.cuts() > 0);
+}
+
+/// A grant that was told is kept, and so is what the lease was extended by: the first one believes in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_crashes_keeps_the_lock_and_the_fence() {
+    let settings = Settings::new()
+        .fsync(true)
+        // What is not forced to the disk by a commit stays where a crash loses it.
+        .parameter("wal_writer_delay", "10s")
+        .parameter("synchronous_commit", "on");
+    let cluster = tokio::task::spawn_blocking(move || Cluster::start(&settings).unwrap());
+    let cluster = cluster.await.unwrap();
+    let database = cluster.database().await;
+    let store = database.store().await;
+    let spec = ask("k");
+    let fence = granted(store.acquire(&spec).await);
+    for _ in 0..2 {
+        tokio::task::block_in_place(|| cluster.crash().unwrap());
+        let other = database.store().await;
+        assert_eq!(busy(other.acquire(&ask("k")).await), fence);
+        // Its connections are gone, which it may find out by a lost answer.
+        let same = loop {
+            match store.acquire(&spec).await {
+                Err(StoreError::Unknown { .. } | StoreError::Unreachable { .. }) => {}
+                answer => break granted(answer),
+            }
+        };
+        assert_eq!(same, fence);
+        let extended = store.extend(&[extension(&spec)]).await.unwrap();
+        assert_eq!(extended, [Extended::Extended]);
+    }
+    assert_eq!(
+        store.release(&spec.key, &spec.token).await.unwrap(),
+        Released::Released
+    );
+    tokio::task::block_in_place(|| cluster.crash().unwrap());
+    let other = database.store().await;
+    assert!(granted(other.acquire(&ask("k")).await) > fence);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_down_is_not_reached() {
+    let options = "postgres://nobody@localhost:1/none?sslmode=disable";
+    let error = PostgresStore::open(options).await.err().unwrap();
+    assert!(
+        matches!(error, Error::Database { .. } | Error::Busy { .. }),
+        "{error:?}"
+    );
+    let error = PostgresStore::open("locks.db").await.err().unwrap();
+    assert!(error.is_invalid());
+    let options = || PostgresOptions::new("postgres://nobody@localhost/none".parse().unwrap());
+    for options in [
+        options().connections(0),
+        options().connections(1001),
+        options().patience(Duration::ZERO),
+        options().patience(Duration::from_hours(1)),
+    ] {
+        let error = PostgresStore::open_with(options).await.err().unwrap();
+        assert!(error.is_invalid(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn missing_tables_are_not_made_against_the_callers_will() {
+    let database = <Database as Ground>::new().await;
+    let options = || patient(&database).migrate(false);
+    match PostgresStore::open_with(options()).await.err() {
+        Some(Error::Schema { problem }) => {
+            assert!(problem.contains("step 3 (lease) is missing"), "{problem}");
+        }
+        other => panic!("it was not refused: {other:?}"),
+    }
+    drop(database.store().await);
+    PostgresStore::open_with(options()).await.unwrap();
+}
+
+/// The smallest of several: a connection that has rested is looked at before it is used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_is_one_round_trip() {
+    let database = <Database as Ground>::new().await;
+    let proxy = Proxy::start(&database);
+    let store = through(&proxy).await;
+    let specs: Vec<_> = (0..PostgresStore::MAX_BATCH)
+        .map(|number| ask(&format!("k{number}")))
+        .collect();
+    for spec in &specs {
+        granted(store.acquire(spec).await);
+    }
+    let batch: Vec<_> = specs.iter().map(extension).collect();
+    let mut least = [u64::MAX; 4];
+    for _ in 0..10 {
+        let mut note = |at: usize| {
+            let (trips, _) = proxy.take_trips();
+            least[at] = least[at].min(trips);
+        };
+        let _ = proxy.take_trips();
+        granted(store.acquire(&specs[0]).await);
+        note(0);
+        busy(store.acquire(&ask("k0")).await);
+        note(1);
+        store.extend(&batch).await.unwrap();
+        note(2);
+        store.inspect(&specs[0].key).await.unwrap();
+        note(3);
+    }
+    assert_eq!(least, [1; 4]);
+}
+
+/// How many sessions wait for a lock of the server's, or listen.
+async fn sessions(database: &Database, which: &str) -> i64 {
+    let count = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+         AND pid <> pg_backend_pid() AND {which}"
+    );
+    sqlx::query_scalar(AssertSqlSafe(count))
+        .fetch_one(&mut database.connect().await)
+        .await
+        .unwrap()
+}
+
+async fn until_there_are(database: &Database, n: i64, which: &str) {
+    let wait = async {
+        while sessions(database, which).await != n {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // The server itself ends a listener that nobody reads from after a minute.
+    let soon = Duration::from_secs(45);
+    timeout(soon, wait).await.expect("it comes soon");
+}
+
+const WAITS: &str = "wait_event_type = 'Lock'";
+const LISTENS: &str = "query LIKE 'LISTEN%'";
+
+async fn begin(database: &Database, sql: &str) -> PgConnection {
+    let mut raw = database.connect().await;
+    run(&mut raw, "BEGIN").await;
+    run(&mut raw, sql).await;
+    raw
+}
+
+async fn run(raw: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(raw)
+        .await
+        .unwrap();
+}
+
+/// It sees no lock, waits for the other's row, and may then neither take it nor call the lock free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acquire_that_meets_another_under_way_waits_for_what_becomes_of_it() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    let take = "INSERT INTO lockkit_lease
+                SELECT 'k', '\\x01', '', us + 5, us + 3600000000 FROM lockkit_lease_now
+                ON CONFLICT (key) DO UPDATE SET token = excluded.token, until = excluded.until";
+    for (end, is_taken) in [("ROLLBACK", false), ("COMMIT", true)] {
+        let spec = ask("k");
+        let mut first = begin(&database, take).await;
+        let acquire = store.acquire(&spec);
+        let go = async {
+            until_there_are(&database, 1, WAITS).await;
+            run(&mut first, end).await;
+        };
+        let (answer, ()) = tokio::join!(acquire, go);
+        if is_taken {
+            busy(answer);
+        } else {
+            granted(answer);
+            store.release(&spec.key, &spec.token).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_locked_for_too_long_is_a_step_that_was_not_done() {
+    let database = <Database as Ground>::new().await;
+    let held = ask("k");
+    let patient = database.store().await;
+    let fence = granted(patient.acquire(&held).await);
+    let options = PostgresOptions::new(database.options()).patience(Duration::from_secs(2));
+    let store = PostgresStore::open_with(options).await.unwrap();
+    let mut first = begin(&database, "SELECT FROM lockkit_lease FOR UPDATE").await;
+    let answer = store.release(&held.key, &held.token).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unreachable { .. })),
+        "{answer:?}"
+    );
+    // Who only looks is not kept.
+    assert_eq!(busy(patient.acquire(&ask("k")).await), fence);
+    run(&mut first, "ROLLBACK").await;
+    let status = patient.inspect(&held.key).await.unwrap().unwrap();
+    assert_eq!(status.holder.fence, fence);
+}
+
+async fn watch(store: &PostgresStore, spec: &AcquireSpec) -> impl lockkit_db::lease::Watch {
+    store.watch(&spec.key, &spec.token).await.unwrap().unwrap()
+}
+
+/// What was told meanwhile, nobody has heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_listens_is_woken_when_the_connection_is_lost() {
+    let database = <Database as Ground>::new().await;
+    let (store, other) = (database.store().await, database.store().await);
+    let (holder, waits) = (ask("k"), ask("k"));
+    granted(other.acquire(&holder).await);
+    let mut watch = watch(&store, &waits).await;
+    for _ in 0..2 {
+        until_there_are(&database, 1, LISTENS).await;
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND {LISTENS} AND pid <> pg_backend_pid()"
+        );
+        database.run(&end).await;
+        timeout(SOON, watch.heard()).await.expect("it is told");
+    }
+    // And hears again.
+    assert_eq!(
+        other.release(&holder.key, &holder.token).await.unwrap(),
+        Released::Released
+    );
+    timeout(SOON, watch.heard()).await.expect("it is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_listens_when_nobody_waits() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    let one = watch(&store, &ask("k")).await;
+    let other = watch(&store, &ask("l")).await;
+    until_there_are(&database, 1, LISTENS).await;
+    drop(one);
+    assert_eq!(sessions(&database, LISTENS).await, 1);
+    drop(other);
+    until_there_are(&database, 0, LISTENS).await;
+    assert_eq!(store.inspect(&key("k")).await.unwrap(), None);
+}
