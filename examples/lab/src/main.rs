@@ -23,9 +23,10 @@ mod trial;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -116,11 +117,11 @@ async fn experiment(options: &Options, trials: &[Trial]) -> anyhow::Result<bool>
     let mut page = writable(&options.html)?;
     let json = options.json.as_deref().map(writable).transpose()?;
     raise_the_limit_of_open_files();
-    let report = tokio::select! {
-        report = run(options, trials) => report?,
-        // Returning, rather than dying of the signal, ends the app processes and takes the temporary folder away.
-        signal = signals.any() => bail!("stopped by {signal}"),
+    let stopped = async {
+        let signal = signals.any().await;
+        anyhow::anyhow!("stopped by {signal}")
     };
+    let report = run(options, trials, stopped).await?;
     println!("{}", report::terminal::text(&report));
     page.write_all(report::page::html(&report)?.as_bytes())
         .context("the page cannot be written")?;
@@ -131,7 +132,14 @@ async fn experiment(options: &Options, trials: &[Trial]) -> anyhow::Result<bool>
     Ok(report.ok)
 }
 
-async fn run(options: &Options, trials: &[Trial]) -> anyhow::Result<Report> {
+/// Runs experiments until all are done, or until it is `stopped`: then, as after an error, the app processes end, and
+/// what was made for them is taken away.
+async fn run(
+    options: &Options,
+    trials: &[Trial],
+    stopped: impl Future<Output = anyhow::Error>,
+) -> anyhow::Result<Report> {
+    let mut stopped = pin!(stopped);
     // Taken away when this function ends.
     let temporary;
     let folder = if let Some(folder) = &options.folder {
@@ -145,21 +153,38 @@ async fn run(options: &Options, trials: &[Trial]) -> anyhow::Result<Report> {
     // Before anything else: without a server it need not begin.
     let needed = options.db.is_some() || trials.iter().any(|trial| *trial != Trial::Sqlite);
     let server = if needed {
-        Some(Server::new(options.db.as_deref()).await?)
+        Some(tokio::select! {
+            server = Server::new(options.db.as_deref()) => server?,
+            stopped = &mut stopped => return Err(stopped),
+        })
     } else {
         None
     };
+    let ended = tokio::select! {
+        ended = experiments(&mut lab, trials, server.as_ref()) => ended,
+        stopped = &mut stopped => Err(stopped),
+    };
+    let cleared = match &server {
+        Some(server) => server.clear().await,
+        None => Ok(()),
+    };
+    ended.and(cleared)?;
+    Ok(lab.report())
+}
+
+async fn experiments(
+    lab: &mut Lab,
+    trials: &[Trial],
+    server: Option<&Server>,
+) -> anyhow::Result<()> {
     for trial in trials {
-        match (trial, &server) {
-            (Trial::Postgres, Some(server)) => trial::postgres::run(&mut lab, server).await?,
-            (Trial::Compare, Some(server)) => trial::compare::run(&mut lab, server).await?,
-            _ => trial::sqlite::run(&mut lab).await?,
+        match (trial, server) {
+            (Trial::Postgres, Some(server)) => trial::postgres::run(lab, server).await?,
+            (Trial::Compare, Some(server)) => trial::compare::run(lab, server).await?,
+            _ => trial::sqlite::run(lab).await?,
         }
     }
-    if let Some(server) = server {
-        server.clear().await?;
-    }
-    Ok(lab.report())
+    Ok(())
 }
 
 fn writable(path: &Path) -> anyhow::Result<File> {

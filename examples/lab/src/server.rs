@@ -109,7 +109,10 @@ impl Server {
 
     /// Takes the schema away.
     pub(crate) async fn clear(&self) -> anyhow::Result<()> {
-        let drop = format!("DROP SCHEMA {} CASCADE", self.schema);
+        let drop = format!(
+            "SET lock_timeout = '10s'; DROP SCHEMA {} CASCADE",
+            self.schema
+        );
         sqlx::raw_sql(AssertSqlSafe(drop))
             .execute(&mut self.connect().await?)
             .await?;

@@ -98,6 +98,42 @@ fn ctrl_c_ends_the_throwaway_server_too() {
 }
 
 #[tokio::test]
+async fn ctrl_c_leaves_the_database_of_somebody_else_as_it_was() {
+    let database = Cluster::shared().database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let results = results(folder.path());
+    let url = database.url();
+    let args = [
+        "postgres",
+        "--quick",
+        "--db",
+        &url,
+        &results[0],
+        &results[1],
+    ];
+    let run = Run::start(&args);
+    let mut watcher = database.connect().await;
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname LIKE 'lockkit_lab%'";
+    while sqlx::query_scalar::<_, i64>(tables)
+        .fetch_one(&mut watcher)
+        .await
+        .unwrap()
+        == 0
+    {
+        tokio::task::yield_now().await;
+    }
+    signal(run.pid(), Signal::INT);
+    let ended = tokio::task::spawn_blocking(move || refusal(&run.output(), 1));
+    assert_eq!(ended.await.unwrap(), "error: stopped by Ctrl-C");
+    let left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'lockkit%'";
+    let left: i64 = sqlx::query_scalar(left)
+        .fetch_one(&mut watcher)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
 async fn a_server_that_dies_in_the_middle_is_told_in_a_line() {
     let cluster = Cluster::start(&Settings::new()).unwrap();
     let database = cluster.database().await;
