@@ -25,7 +25,7 @@ macro_rules! script {
 }
 
 pub(crate) static ACQUIRE: LazyLock<Script> = script!("free", "common", "acquire");
-pub(crate) static EXTEND: LazyLock<Script> = script!("common", "extend");
+pub(crate) static EXTEND: LazyLock<Script> = script!("extend");
 pub(crate) static RELEASE: LazyLock<Script> = script!("alone", "common", "release");
 pub(crate) static INSPECT: LazyLock<Script> = script!("common", "inspect");
 
@@ -43,7 +43,7 @@ pub(crate) struct Names {
 /// One call: a script with its keys and its arguments.
 pub(crate) struct Call<'a> {
     pub(crate) script: &'static Script,
-    pub(crate) names: &'a Names,
+    pub(crate) keys: &'a [&'a [u8]],
     pub(crate) arguments: &'a [&'a [u8]],
 }
 
@@ -73,16 +73,21 @@ impl Names {
         Self { text, ends }
     }
 
-    fn all(&self) -> impl Iterator<Item = &[u8]> {
-        let begins = [0].into_iter().chain(self.ends);
-        begins
-            .zip(self.ends)
-            .map(|(begin, end)| &self.text[begin..end])
+    pub(crate) fn all(&self) -> [&[u8]; PARTS.len()] {
+        std::array::from_fn(|part| {
+            let begin = part.checked_sub(1).map_or(0, |before| self.ends[before]);
+            &self.text[begin..self.ends[part]]
+        })
+    }
+
+    /// The lock itself.
+    pub(crate) fn lock(&self) -> &[u8] {
+        &self.text[..self.ends[0]]
     }
 
     /// Where a release is published.
     pub(crate) fn channel(&self) -> &[u8] {
-        &self.text[..self.ends[0]]
+        self.lock()
     }
 
     /// Where a grant to one in line is published.
@@ -105,13 +110,13 @@ impl Call<'_> {
     }
 
     fn cmd(&self, verb: &str, script: &str) -> Cmd {
-        let arguments = self.arguments.iter().copied();
-        let more: usize = arguments.clone().map(<[u8]>::len).sum();
-        let bytes = verb.len() + script.len() + 1 + self.names.text.len() + more;
-        let count = 3 + PARTS.len() + self.arguments.len();
+        let parts = self.keys.iter().chain(self.arguments).copied();
+        let more: usize = parts.clone().map(<[u8]>::len).sum();
+        let bytes = verb.len() + script.len() + 3 + more;
+        let count = 3 + self.keys.len() + self.arguments.len();
         let mut cmd = Cmd::with_capacity(count, bytes);
-        cmd.arg(verb).arg(script).arg(PARTS.len());
-        for part in self.names.all().chain(arguments) {
+        cmd.arg(verb).arg(script).arg(self.keys.len());
+        for part in parts {
             cmd.arg(part);
         }
         cmd
@@ -146,6 +151,24 @@ pub(crate) fn acquired(value: Value) -> Result<Acquired, ParsingError> {
             Ok(other) => Err(strange(&other)),
             Err(other) => Err(strange(&other)),
         },
+    }
+}
+
+/// The answer to one command of several. Errors within it stay where they are.
+pub(crate) fn whole(answer: Value) -> RedisResult<Value> {
+    match answer {
+        Value::ServerError(error) => Err(error.into()),
+        answer => Ok(answer),
+    }
+}
+
+/// So many answers.
+pub(crate) fn each(value: Value, count: usize) -> Result<Vec<RedisResult<Value>>, ParsingError> {
+    match value {
+        Value::Array(answers) if answers.len() == count => {
+            Ok(answers.into_iter().map(whole).collect())
+        }
+        other => Err(strange(&other)),
     }
 }
 

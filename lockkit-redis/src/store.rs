@@ -32,6 +32,9 @@ pub struct RedisStore<C: Connect = Dialled> {
     ear: Ear,
 }
 
+/// So many locks are extended by one script, at most: the server does nothing else meanwhile.
+const AT_ONCE: usize = 500;
+
 /// The longest prefix.
 const MAX_PREFIX: usize = 100;
 
@@ -116,7 +119,7 @@ impl<C: Connect> RedisStore<C> {
             }
         });
         match answers {
-            Ok(answers) => Ok(answers.into_iter().map(Value::extract_error).collect()),
+            Ok(answers) => Ok(answers.into_iter().map(scripts::whole).collect()),
             Err(error) => Err(self.failed(line, error)),
         }
     }
@@ -161,9 +164,10 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
     async fn acquire(&self, spec: &AcquireSpec) -> Result<Acquired, StoreError> {
         let ttl = spec.ttl.as_millis().to_string();
         let line = spec.line.map_or(0, Ttl::as_millis).to_string();
+        let names = self.names(&spec.key);
         let call = Call {
             script: &scripts::ACQUIRE,
-            names: &self.names(&spec.key),
+            keys: &names.all(),
             arguments: &[
                 spec.token.as_bytes(),
                 ttl.as_bytes(),
@@ -179,17 +183,18 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
             .iter()
             .map(|spec| (self.names(&spec.key), spec.ttl.as_millis().to_string()))
             .collect();
-        let arguments: Vec<[&[u8]; 2]> = batch
+        let keys: Vec<_> = parts.iter().map(|(names, _)| names.lock()).collect();
+        let arguments: Vec<_> = batch
             .iter()
             .zip(&parts)
-            .map(|(spec, (_, ttl))| [&spec.token.as_bytes()[..], ttl.as_bytes()])
+            .flat_map(|(spec, (_, ttl))| [&spec.token.as_bytes()[..], ttl.as_bytes()])
             .collect();
-        let calls: Vec<_> = parts
-            .iter()
-            .zip(&arguments)
-            .map(|((names, _), arguments)| Call {
+        let calls: Vec<_> = keys
+            .chunks(AT_ONCE)
+            .zip(arguments.chunks(2 * AT_ONCE))
+            .map(|(keys, arguments)| Call {
                 script: &scripts::EXTEND,
-                names,
+                keys,
                 arguments,
             })
             .collect();
@@ -200,12 +205,24 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
             let long = calls.iter().map(Call::long).collect();
             answers = self.send_all(&line, long).await?;
         }
-        let mut extended: Vec<_> = answers
-            .into_iter()
-            .map(|answer| self.read(&line, answer, scripts::extended))
-            .collect();
+        let mut extended = Vec::with_capacity(batch.len());
+        for (call, answer) in calls.iter().zip(answers) {
+            let count = call.keys.len();
+            match self.read(&line, answer, |value| scripts::each(value, count)) {
+                Ok(each) => {
+                    let one = |answer| self.read(&line, answer, scripts::extended);
+                    extended.extend(each.into_iter().map(one));
+                }
+                Err(error) => {
+                    extended.push(Err(error));
+                    extended.extend((1..count).map(|_| Ok(Extended::Unknown)));
+                }
+            }
+        }
         // Of a few that have failed nothing is known; if all have, it can be said why.
-        if extended.iter().all(Result::is_err) {
+        let known = |one: &Result<_, _>| matches!(one, Ok(known) if *known != Extended::Unknown);
+        if !extended.iter().any(known) {
+            extended.retain(Result::is_err);
             extended.truncate(1);
             return extended.into_iter().collect();
         }
@@ -214,9 +231,10 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
     }
 
     async fn release(&self, key: &Key, token: &Token) -> Result<Released, StoreError> {
+        let names = self.names(key);
         let call = Call {
             script: &scripts::RELEASE,
-            names: &self.names(key),
+            keys: &names.all(),
             arguments: &[token.as_bytes()],
         };
         self.run(&call, scripts::released).await
@@ -230,9 +248,10 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
     }
 
     async fn inspect(&self, key: &Key) -> Result<Option<Status>, StoreError> {
+        let names = self.names(key);
         let call = Call {
             script: &scripts::INSPECT,
-            names: &self.names(key),
+            keys: &names.all(),
             arguments: &[],
         };
         self.run(&call, scripts::status).await
@@ -242,8 +261,8 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
         true
     }
 
-    /// One answer that is late is the loss of them all, so not all that a process may hold.
-    const MAX_BATCH: usize = 1000;
+    /// All in one round trip, by as many scripts as keep the server from others for a moment each.
+    const MAX_BATCH: usize = 10_000;
 }
 
 impl<C: Connect> fmt::Debug for RedisStore<C> {

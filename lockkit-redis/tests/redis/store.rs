@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::fixture::{Fixture, GIVE_UP, ask, extend, granted, in_line, is_rejected, key, text};
-use lockkit_core::lease::{Extended, LeaseStore as _, Released, StoreError, Watch as _};
+use lockkit_core::lease::{Extended, LeaseStore, Released, StoreError, Watch as _};
 use lockkit_redis::{Dialled, PrefixError, RedisStore, Shared};
 use lockkit_test::redis::{Fault, Settings};
 use redis::{AsyncConnectionConfig, Client, cmd};
@@ -29,7 +29,38 @@ async fn each_step_is_one_round_trip() {
     // Of five scripts four were unknown once: the second extension's was known.
     assert_eq!(trips, 10 + 4);
     let long = commands.iter().filter(|name| *name == "EVAL").count();
-    assert_eq!((long, commands.len()), (4, 2 * (4 + 100) + 4));
+    assert_eq!((long, commands.len()), (4, 10 + 4));
+}
+
+// Mutants: D120, D121
+#[tokio::test]
+async fn ten_thousand_are_extended_by_a_few_commands_and_each_has_its_own_answer() {
+    const ALL: usize = <RedisStore as LeaseStore>::MAX_BATCH;
+    let fixture = Fixture::new().await;
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let client = Client::open(fixture.proxy.url()).unwrap();
+    let store = RedisStore::with(Dialled::new(client).config(config));
+    let mut wanted = vec![Extended::Absent; ALL];
+    let specs: Vec<_> = (0..ALL).map(|n| ask(&format!("k{n}"))).collect();
+    // The last of a script's, the first of the next one's, and the last of all.
+    for n in [499, 500, ALL - 1] {
+        granted(store.acquire(&ask(&format!("k{n}"))).await);
+        wanted[n] = Extended::HeldByOther;
+    }
+    for n in [0, 501, ALL - 2] {
+        granted(store.acquire(&specs[n]).await);
+        wanted[n] = Extended::Extended;
+    }
+    fixture
+        .ask::<()>(cmd("SET").arg("lockkit{:k7}:lock").arg("data"))
+        .await;
+    wanted[7] = Extended::Unknown;
+    let batch: Vec<_> = specs.iter().map(extend).collect();
+    store.extend(&batch[..1]).await.unwrap();
+    let _ = fixture.proxy.take_trips();
+    assert!(store.extend(&batch).await.unwrap() == wanted);
+    let (_, commands) = fixture.proxy.take_trips();
+    assert_eq!(commands.len(), ALL / 500);
 }
 
 // Mutants: D12, D53
