@@ -273,7 +273,6 @@ async fn a_worker_on_a_paused_queue_waits_until_it_is_resumed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_whose_end_panics_fails_its_job() {
-    // Mutant Q10: a claim that is dropped in an open session stays with it.
     struct Trap(bool);
     impl Future for Trap {
         type Output = lockkit_db::queue::HandlerResult;

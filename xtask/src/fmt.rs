@@ -16,8 +16,12 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     needs::component("fmt", "rustfmt")?;
     let workspace = Workspace::load()?;
     let mut problems = Vec::new();
-    // `--all` follows paths, so for the benchmarks it would tell everything twice.
-    for (manifest, which) in [("Cargo.toml", Some("--all")), ("benches/Cargo.toml", None)] {
+    // `--all` follows paths, so for the others it would tell everything twice.
+    for (manifest, which) in [
+        ("Cargo.toml", Some("--all")),
+        ("benches/Cargo.toml", None),
+        ("examples/checked/Cargo.toml", None),
+    ] {
         if !workspace.root.join(manifest).exists() {
             continue;
         }

@@ -60,6 +60,10 @@ pub(crate) fn run() -> Result<Outcome> {
             true,
         )?;
     }
+    clippy(
+        "--manifest-path examples/checked/Cargo.toml --all-targets",
+        true,
+    )?;
     Ok(Outcome::of(
         "lint",
         &problems,

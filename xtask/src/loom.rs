@@ -2,7 +2,7 @@
 //!
 //! `cargo test` passes on an empty suite, and loom passes on a run that was cut short. Hence the
 //! counting: every crate with a `tests/loom/main.rs` has to run tests and to print models, each of
-//! them complete.
+//! them complete. So has `examples/checked`, which uses the model checker as a user of lockkit does.
 
 use std::path::Path;
 use std::process::Command;
@@ -52,8 +52,16 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 pub(crate) fn all(workspace: &Workspace, filter: Option<&str>, deep: bool) -> Result<Verdict> {
     let mut verdict = Verdict::default();
     for package in workspace.with_models() {
-        one(workspace, package, filter, deep, &mut verdict)?;
+        let build = || command(&workspace.root, &workspace.target.join("loom"), package);
+        one(&package.name, &build, filter, deep, &mut verdict)?;
     }
+    one(
+        "checked",
+        &|| consumer(workspace),
+        filter,
+        deep,
+        &mut verdict,
+    )?;
     if filter.is_some() && verdict.models == 0 && verdict.problems.is_empty() {
         verdict
             .problems
@@ -74,24 +82,33 @@ pub(crate) fn command(root: &Path, target: &Path, package: &Package) -> Command 
     command
 }
 
+/// The same for the crate that uses lockkit from outside the workspace.
+fn consumer(workspace: &Workspace) -> Command {
+    let mut command = run::cargo(&workspace.root);
+    command
+        .env("RUSTFLAGS", run::loom_rustflags())
+        .args(["test", "--profile", "loom", "--target-dir"])
+        .arg(workspace.target.join("loom"))
+        .args(["--manifest-path", "examples/checked/Cargo.toml", "--tests"]);
+    command
+}
+
 fn one(
-    workspace: &Workspace,
-    package: &Package,
+    name: &str,
+    command: &dyn Fn() -> Command,
     filter: Option<&str>,
     deep: bool,
     out: &mut Verdict,
 ) -> Result<()> {
-    let name = &package.name;
-    let target = workspace.target.join("loom");
     let again = format!("cargo xtask loom{}", if deep { " --deep" } else { "" });
     // Built apart, so that the limit is on the models alone.
-    if !run::status(command(&workspace.root, &target, package).arg("--no-run"))? {
+    if !run::status(command().arg("--no-run"))? {
         out.problems.push(format!(
             "{name}: the models do not compile; put it right, then type `{again}`"
         ));
         return Ok(());
     }
-    let mut command = command(&workspace.root, &target, package);
+    let mut command = command();
     command.args(filter).args(["--", "--show-output"]);
     if deep {
         command.env("LOCKKIT_LOOM_BOUND", "4");
@@ -114,7 +131,7 @@ fn one(
         ));
     }
     if filter.is_none() && announced == 0 {
-        problem("tests/loom/main.rs ran no test; write a model, or remove the file".to_owned());
+        problem("its models ran no test; write one, or remove their file".to_owned());
     } else if announced > 0 && models.is_empty() && ended.ok {
         problem(
             "no test printed a model's line; run the models through `lockkit_core::model`"

@@ -9,6 +9,7 @@ mod retry;
 mod runner;
 mod semaphore;
 mod single_flight;
+mod world;
 
 /// Where the sources that are taken in by path look for it.
 use lockkit_core::sync;

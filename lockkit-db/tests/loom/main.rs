@@ -348,6 +348,26 @@ fn a_handler_that_is_dropped_does_not_hold_a_drain_up() {
 }
 
 #[test]
+fn a_handler_that_is_dropped_in_an_open_session_fails_its_job() {
+    // Mutant Q10: a claim that is dropped in an open session stays with it.
+    check("dropped handler vs lane", 2, || {
+        let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
+        brings(&claims, 0, vec![job(1)], 1);
+        let Taken { started, .. } = take(&claims).unwrap();
+        let lane = thread::spawn({
+            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
+            move || lane(&claims, &store, 0)
+        });
+        drop(started);
+        claims.close(now());
+        lane.join().unwrap();
+        let retried = |end: &Verdict| matches!(end, Verdict::Retry { .. });
+        let settled = &store.lock().settled;
+        assert!(settled.len() == 1 && settled.values().all(retried));
+    });
+}
+
+#[test]
 fn news_of_work_is_not_lost_on_the_lane() {
     // Mutant C11: the lane looks, work comes, the lane sleeps.
     check("wake vs look", 2, || {
