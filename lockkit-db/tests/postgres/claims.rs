@@ -1,6 +1,6 @@
 //! Which jobs a claim gets, and what it does not wait for.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lockkit_db::Error;
 use lockkit_db::queue::{Ack, AckBatch, ClaimSpec, JobId, JobStore, NewJob, Settlement};
@@ -50,6 +50,47 @@ async fn a_claim_may_overlook_what_comes_before_its_place_until_there_is_nothing
     let urgent = [NewJob::new("k", vec![]).priority(-5)];
     let urgent = scene.store.enqueue("q", &urgent).await.unwrap()[0];
     assert_eq!(claim(&scene.store, &session, 1).await[0].id, urgent);
+}
+
+#[tokio::test]
+async fn jobs_are_put_in_as_they_are_alike_or_not() {
+    type Row = (i64, Vec<u8>, i16, i16, i64, i32, String);
+    let scene = Scene::new().await;
+    let one = |byte| NewJob::new("k", vec![byte]).max_attempts(7);
+    let others = [
+        one(2),
+        one(2).priority(3),
+        one(2).after(Duration::from_hours(1)),
+        one(2).at(SystemTime::UNIX_EPOCH),
+        one(2).max_attempts(8),
+        NewJob::new("other", vec![2]).max_attempts(7),
+    ];
+    let mut connection = scene.database.connect().await;
+    for (at, other) in others.into_iter().enumerate() {
+        let jobs = [one(1), other, one(3)];
+        let ids = scene.store.enqueue("q", &jobs).await.unwrap();
+        assert!(ids.is_sorted());
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT id, payload, state, priority, greatest(run_at - enqueued_at, -1), max_attempts, kind
+             FROM lockkit_job ORDER BY id",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        let base = |id: JobId, byte| (id.0, vec![byte], 0, 0, 0, 7, "k".to_owned());
+        let mut middle = base(ids[1], 2);
+        match at {
+            1 => middle.3 = 3,
+            2 => (middle.2, middle.4) = (2, 3_600_000),
+            3 => middle.4 = -1,
+            4 => middle.5 = 8,
+            5 => middle.6 = "other".into(),
+            _ => {}
+        }
+        // Mutant: C115
+        assert_eq!(rows, [base(ids[0], 1), middle, base(ids[2], 3)], "{at}");
+        scene.run("DELETE FROM lockkit_job").await;
+    }
 }
 
 #[tokio::test]

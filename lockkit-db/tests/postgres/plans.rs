@@ -102,6 +102,8 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
             assert!(!plan.contains("lockkit_job_owner"), "{plan}");
             assert!(plan.contains(by_id), "{plan}");
         }
+        let put = plan!("enqueue_alike", "('q', 0, 0, NULL, 1, 'k', '{x}')");
+        assert!(put.contains("ProjectSet") && !put.contains("Sort"), "{put}");
         let unique = "Index Scan using lockkit_job_unique";
         let put = plan!(
             "enqueue_unique",

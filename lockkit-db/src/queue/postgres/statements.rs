@@ -56,8 +56,26 @@ pub(super) fn register(queue: &str) -> Statement<'static> {
     sqlx::query(sql!("enqueue_queue")).bind(queue.to_owned())
 }
 
+/// Of jobs without keys.
 pub(super) fn enqueue<'q>(queue: &'q str, jobs: &'q [&'q NewJob]) -> Statement<'q> {
-    said(sql!("enqueue"), queue, jobs)
+    match alike(jobs) {
+        Some(one) => sqlx::query(sql!("enqueue_alike"))
+            .bind(queue)
+            .bind(one.priority)
+            .bind(delay(one))
+            .bind(due(one))
+            .bind(one.max_attempts as i32)
+            .bind(&*one.kind)
+            .bind(each(jobs, |job| &*job.payload)),
+        None => said(sql!("enqueue"), queue, jobs),
+    }
+}
+
+/// What all of these are, but for their payloads; nothing if they are not.
+fn alike<'q>(jobs: &[&'q NewJob]) -> Option<&'q NewJob> {
+    let rest = |job: &'q NewJob| (job.priority, job.schedule, job.max_attempts, &*job.kind);
+    let one = *jobs.first()?;
+    jobs.iter().all(|job| rest(job) == rest(one)).then_some(one)
 }
 
 /// Of jobs that all have keys, in the order of these.
@@ -79,14 +97,6 @@ pub(super) fn unique_free<'q>(queue: &'q str, jobs: &'q [&'q NewJob]) -> Stateme
 
 /// What jobs are, side by side.
 fn said<'q>(sql: &'static str, queue: &'q str, jobs: &'q [&'q NewJob]) -> Statement<'q> {
-    let delay = |job: &NewJob| match job.schedule {
-        Schedule::After(delay) => delay.as_millis() as i64,
-        _ => 0,
-    };
-    let due = |job: &NewJob| match job.schedule {
-        Schedule::At(time) => unix_ms(time).ok(),
-        _ => None,
-    };
     sqlx::query(sql)
         .bind(queue)
         .bind(each(jobs, |job| job.priority))
@@ -95,6 +105,22 @@ fn said<'q>(sql: &'static str, queue: &'q str, jobs: &'q [&'q NewJob]) -> Statem
         .bind(each(jobs, |job| job.max_attempts as i32))
         .bind(each(jobs, |job| &*job.kind))
         .bind(each(jobs, |job| &*job.payload))
+}
+
+/// In milliseconds, from now.
+fn delay(job: &NewJob) -> i64 {
+    match job.schedule {
+        Schedule::After(delay) => delay.as_millis() as i64,
+        _ => 0,
+    }
+}
+
+/// In milliseconds since 1970.
+fn due(job: &NewJob) -> Option<i64> {
+    match job.schedule {
+        Schedule::At(time) => unix_ms(time).ok(),
+        _ => None,
+    }
 }
 
 fn each<'q, T>(jobs: &[&'q NewJob], what: impl Fn(&'q NewJob) -> T) -> Vec<T> {
