@@ -273,7 +273,11 @@ impl LeaseStore for PostgresStore {
             .bind(&token.as_bytes()[..]);
         let rows = self.write(release).await?;
         Ok(match rows[0].get::<i32, _>(0) {
-            0 => Released::Absent,
+            // Perhaps by a release before this one, of which nobody was told: its answer was lost.
+            0 => {
+                self.inner.tell(key);
+                Released::Absent
+            }
             1 => Released::HeldByOther,
             _ => {
                 self.inner.tell(key);
@@ -283,12 +287,13 @@ impl LeaseStore for PostgresStore {
     }
 
     async fn watch(&self, key: &Key, _token: &Token) -> Result<Option<PostgresWatch>, StoreError> {
-        let watch = PostgresWatch {
-            ear: Some(self.inner.bells.listen(key.as_str())),
-            inner: Arc::clone(&self.inner),
-        };
-        match self.inner.listening.begin().await {
-            Ok(()) => Ok(Some(watch)),
+        let inner = &self.inner;
+        match inner.listening.begin(|key| inner.hear(key)).await {
+            // After it: of what was before this, the caller asks once more.
+            Ok(()) => Ok(Some(PostgresWatch {
+                ear: Some(inner.bells.listen(key.as_str())),
+                inner: Arc::clone(inner),
+            })),
             Err(error) => {
                 tracing::debug!(%error, "cannot listen for notifications");
                 Ok(None)
@@ -324,8 +329,12 @@ impl Inner {
             let _turn = inner.telling.lock().await;
             let keys = std::mem::take(&mut *inner.untold.lock());
             if !keys.is_empty() {
-                let notify = inner.teller.write(sqlx::query(sql!("notify")).bind(keys));
-                let _ = timeout(TELL, notify).await;
+                let notify = sqlx::query(sql!("notify")).bind(keys.clone());
+                let told = timeout(TELL, inner.teller.write(notify)).await;
+                if !matches!(told, Ok(Ok(_))) {
+                    // They go with the next ones.
+                    inner.untold.lock().extend(keys);
+                }
             }
         });
     }

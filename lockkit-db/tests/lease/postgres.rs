@@ -346,6 +346,18 @@ async fn who_listens_is_woken_when_the_connection_is_lost() {
     timeout(SOON, watch.heard()).await.expect("it is told");
 }
 
+/// Of what was released meanwhile he may have heard nothing.
+// Mutant: D88
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_another_one_about_to_listen_is_woken_when_that_one_does() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    let (one, other) = (ask("k"), ask("l"));
+    // In this order: the second one ends at once, while the first one connects.
+    let (_first, mut second) = tokio::join!(watch(&store, &one), watch(&store, &other));
+    timeout(SOON, second.heard()).await.expect("it is told");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_listens_when_nobody_waits() {
     let database = <Database as Ground>::new().await;

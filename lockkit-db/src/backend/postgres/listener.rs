@@ -44,13 +44,16 @@ impl Listening {
     }
 
     /// Begins to listen, unless somebody does. What is told from then on is kept until somebody listens, or it is known
-    /// then that something may have been lost.
+    /// then that something may have been lost. Who finds another one at it is told when that one has begun, by `hear` with
+    /// nothing.
     #[cfg(feature = "lease")]
-    pub(crate) async fn begin(&self) -> Result<(), sqlx::Error> {
+    pub(crate) async fn begin(&self, hear: impl Fn(&str)) -> Result<(), sqlx::Error> {
         if let Ok(mut place) = self.place.try_lock()
             && place.is_none()
         {
             *place = Some(Listener::connect(&self.options, self.channel).await?);
+            drop(place);
+            hear("");
         }
         Ok(())
     }
