@@ -249,7 +249,12 @@ fn carry_out<'a>(
                         assert_eq!(bound, "5s");
                         Told::Had(had)
                     }
-                    Err(Error::LockNotAvailable { .. }) => Told::NotAvailable,
+                    Err(Error::LockNotAvailable { .. }) => {
+                        // The server tells of the error before it lets go; what it is sent next it reads after that.
+                        let refused = sqlx::query("SELECT 1").execute(&mut **tx).await;
+                        refused.expect_err("the transaction has failed");
+                        Told::NotAvailable
+                    }
                     Err(error) if classify(&error) == Class::Aborted => Told::Refused,
                     Err(error) => panic!("{error:?}"),
                 },
