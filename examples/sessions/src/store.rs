@@ -2,7 +2,7 @@
 //!
 //! | pain of old | what is here instead |
 //! |---|---|
-//! | two instances write a session at once, and one write is lost | [`optimistic`]: the version is in the statement that writes, and who was overtaken makes his change anew on what is there now |
+//! | two instances write a session at once, and one write is lost | [`optimistic()`]: the version is in the statement that writes, and who was overtaken makes his change anew on what is there now |
 //! | the queue was a list that was read and written back | a row an entry |
 //! | an answer was lost, and the client sent its message again | messages have ids that their clients choose: what is there is not appended again |
 //! | every request read the database | a cache that never shows a client less than it has seen (`cache.rs`) |
