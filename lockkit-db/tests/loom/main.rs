@@ -37,11 +37,12 @@ use std::time::{Duration, Instant};
 
 use lockkit_core::Fence;
 use lockkit_core::model::{block_on, check};
-use lockkit_core::sync::{Mutex, thread};
+use lockkit_core::sync::Mutex;
+use lockkit_core::sync::thread::{self, JoinHandle};
 // The claims' own names for these: `super` is this file.
 use lockkit_db::queue::{Ack, AckBatch, ClaimedJob, JobId, MAX_BATCH, Settlement, Verdict};
 
-use crate::claims::{Claims, Held, Limits, Look, Taken};
+use crate::claims::{Claims, Held, Limits, Look, Started, Taken};
 use crate::lease::SessionLease;
 use crate::prefetch::Pace;
 use crate::turns::Ask;
@@ -322,17 +323,23 @@ fn poll_once(claims: &Arc<Claims>) -> Option<i64> {
     }
 }
 
+/// A session with a lane and one job, which a handler has begun.
+fn one_begun() -> (Arc<Claims>, Arc<Mutex<Store>>, JoinHandle<()>, Started) {
+    let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
+    brings(&claims, 0, vec![job(1)], 1);
+    let Taken { started, .. } = take(&claims).unwrap();
+    let lane = thread::spawn({
+        let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
+        move || lane(&claims, &store, 0)
+    });
+    (claims, store, lane, started)
+}
+
 #[test]
 fn a_handler_that_is_dropped_does_not_hold_a_drain_up() {
     // Mutant Q4: a dropped handler's claim stays counted as begun.
     check("dropped handler vs drain", 3, || {
-        let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
-        brings(&claims, 0, vec![job(1)], 1);
-        let Taken { started, .. } = take(&claims).unwrap();
-        let lane = thread::spawn({
-            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
-            move || lane(&claims, &store, 0)
-        });
+        let (claims, store, lane, started) = one_begun();
         // A panic that nothing has caught: the job fails while the session is open.
         let handler = thread::spawn(move || drop(started));
         claims.close(now());
@@ -351,13 +358,7 @@ fn a_handler_that_is_dropped_does_not_hold_a_drain_up() {
 fn a_handler_that_is_dropped_in_an_open_session_fails_its_job() {
     // Mutant Q10: a claim that is dropped in an open session stays with it.
     check("dropped handler vs lane", 2, || {
-        let (claims, store) = (claims(4, 2), Arc::new(Mutex::new(Store::default())));
-        brings(&claims, 0, vec![job(1)], 1);
-        let Taken { started, .. } = take(&claims).unwrap();
-        let lane = thread::spawn({
-            let (claims, store) = (Arc::clone(&claims), Arc::clone(&store));
-            move || lane(&claims, &store, 0)
-        });
+        let (claims, store, lane, started) = one_begun();
         drop(started);
         claims.close(now());
         lane.join().unwrap();
