@@ -47,11 +47,11 @@ enum What {
     /// Several processes on one SQLite file
     Sqlite(Options),
     /// Several processes on one PostgreSQL server
-    Postgres(Options),
+    Postgres(OnServer),
     /// The same load on both
-    Compare(Options),
+    Compare(OnServer),
     /// All of that
-    All(Options),
+    All(OnServer),
     /// One app process, as the lab starts them: to be run alone, and asked by hand
     Serve(app::Options),
 }
@@ -75,10 +75,6 @@ struct Options {
     /// Where the SQLite files are made, and kept [default: a temporary folder, removed at the end]
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
-    /// A PostgreSQL server, in whose database a schema is made for the run [default: a throwaway one, if PostgreSQL is
-    /// installed]
-    #[arg(long, value_name = "URL")]
-    db: Option<String>,
     /// The page with all figures and charts
     #[arg(long, value_name = "FILE", default_value = "lab.html")]
     html: PathBuf,
@@ -87,16 +83,26 @@ struct Options {
     json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct OnServer {
+    #[command(flatten)]
+    options: Options,
+    /// A PostgreSQL server, in whose database a schema is made for the run [default: a throwaway one, if PostgreSQL is
+    /// installed]
+    #[arg(long, value_name = "URL")]
+    db: Option<String>,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match Cli::parse().what {
         What::Serve(options) => app::serve(options).await.map(|()| true),
-        What::Sqlite(options) => experiment(&options, &[Trial::Sqlite]).await,
-        What::Postgres(options) => experiment(&options, &[Trial::Postgres]).await,
-        What::Compare(options) => experiment(&options, &[Trial::Compare]).await,
-        What::All(options) => {
+        What::Sqlite(options) => experiment(&options, None, &[Trial::Sqlite]).await,
+        What::Postgres(on) => experiment(&on.options, on.db, &[Trial::Postgres]).await,
+        What::Compare(on) => experiment(&on.options, on.db, &[Trial::Compare]).await,
+        What::All(on) => {
             let all = [Trial::Sqlite, Trial::Postgres, Trial::Compare];
-            experiment(&options, &all).await
+            experiment(&on.options, on.db, &all).await
         }
     };
     match done {
@@ -111,7 +117,11 @@ async fn main() -> ExitCode {
 }
 
 /// Runs experiments and reports; whether all was as it had to be.
-async fn experiment(options: &Options, trials: &[Trial]) -> anyhow::Result<bool> {
+async fn experiment(
+    options: &Options,
+    db: Option<String>,
+    trials: &[Trial],
+) -> anyhow::Result<bool> {
     let mut signals = Signals::new()?;
     // Found out now, and not when all is done.
     let mut page = writable(&options.html)?;
@@ -121,7 +131,7 @@ async fn experiment(options: &Options, trials: &[Trial]) -> anyhow::Result<bool>
         let signal = signals.any().await;
         anyhow::anyhow!("stopped by {signal}")
     };
-    let report = run(options, trials, stopped).await?;
+    let report = run(options, db.as_deref(), trials, stopped).await?;
     println!("{}", report::terminal::text(&report));
     page.write_all(report::page::html(&report)?.as_bytes())
         .context("the page cannot be written")?;
@@ -136,6 +146,7 @@ async fn experiment(options: &Options, trials: &[Trial]) -> anyhow::Result<bool>
 /// what was made for them is taken away.
 async fn run(
     options: &Options,
+    db: Option<&str>,
     trials: &[Trial],
     stopped: impl Future<Output = anyhow::Error>,
 ) -> anyhow::Result<Report> {
@@ -151,10 +162,10 @@ async fn run(
     };
     let mut lab = Lab::new(folder, options.processes as usize, options.quick)?;
     // Before anything else: without a server it need not begin.
-    let needed = options.db.is_some() || trials.iter().any(|trial| *trial != Trial::Sqlite);
+    let needed = trials.iter().any(|trial| *trial != Trial::Sqlite);
     let server = if needed {
         Some(tokio::select! {
-            server = Server::new(options.db.as_deref()) => server?,
+            server = Server::new(db) => server?,
             stopped = &mut stopped => return Err(stopped),
         })
     } else {

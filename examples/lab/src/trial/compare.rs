@@ -1,7 +1,7 @@
 //! The same load on a SQLite file and on a PostgreSQL server.
 
 use super::postgres::{PoolStats, counter as counter_of_server, spread};
-use super::sqlite::waits;
+use super::waits;
 use crate::app::{Journal, Way};
 use crate::crew::Crew;
 use crate::lab::{Lab, POOL, counter as counter_of_file};

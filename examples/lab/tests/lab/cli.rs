@@ -25,6 +25,7 @@ fn bad_options_are_refused_and_named() {
             &["compare", "--processes", "many"],
             "'--processes <PROCESSES>'",
         ),
+        (&["sqlite", "--db", "x"], "'--db'"),
         (&["postgres", "--db"], "'--db <URL>'"),
         (&["serve", "--db", "x"], "required arguments"),
         (&["serve", "--way", "none"], "'--way <WAY>'"),
