@@ -18,6 +18,7 @@
 //! | keep the record of a worker process that is to be killed | [`diary`] |
 //! | hold the workers of a queue against its own books | [`audit`] |
 //! | prove that of a lock's holders one at a time believes in it, and that fences keep out the others | [`locks`] |
+//! | do more on request, from another seed, and tell how much it was | [`soak`] |
 //! | let everything happen to workers and server, from one seed (feature `postgres` or `redis`) | `nemesis` |
 //!
 //! The modules are public, unlike elsewhere in the workspace, because names such as
@@ -44,6 +45,7 @@ pub mod postgres;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod soak;
 #[cfg(feature = "steps")]
 pub mod steps;
 pub mod total_queue;

@@ -19,6 +19,7 @@ mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 
+use std::collections::BTreeMap;
 use std::fmt;
 #[cfg(feature = "postgres")]
 use std::sync::Arc;
@@ -235,6 +236,31 @@ impl Stroke {
 }
 
 impl Strokes {
+    /// How often each happened that did.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for (stroke, _, _, whom) in &self.all {
+            let (name, many) = match stroke {
+                Stroke::Kill => ("processes killed", 1),
+                Stroke::Pause => ("processes paused", 1),
+                Stroke::EndSessions | Stroke::EndListeners => ("sessions killed", *whom as u64),
+                Stroke::Crash => ("server crashes", 1),
+                Stroke::Restart => ("server restarts", 1),
+                Stroke::Freeze => ("server paused", 1),
+                Stroke::FlushScripts => ("scripts forgotten", 1),
+                Stroke::FlushAll => ("all forgotten", 1),
+                Stroke::CutOff => ("cut off", 1),
+                Stroke::Storm => ("storms", 1),
+            };
+            *counts.entry(name).or_default() += many;
+        }
+        if self.cuts > 0 {
+            counts.insert("connections cut", self.cuts);
+        }
+        counts
+    }
+
     /// How often this happened.
     #[must_use]
     pub fn count(&self, stroke: Stroke) -> usize {

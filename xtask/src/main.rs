@@ -52,7 +52,7 @@ enum Verb {
     Bench(bench::Args),
     /// Break the code on purpose, and see each break caught by the checks named for it.
     Mutants(mutants::Args),
-    /// The tests of faults and of many at once, ten times as long: a million increments.
+    /// The tests of faults and of many at once, again and again, from one seed to the next.
     Soak(soak::Args),
 }
 

@@ -1,14 +1,14 @@
 //! Worker processes that are killed, paused, cut off and left without a server: no job is lost, and none is done
 //! twice.
 //!
-//! The number of jobs is for a run of every day; [`TIMES`] multiplies it. [`SEED`] gives another course of events.
+//! The number of jobs is for a run of every day; [`soak`](lockkit_test::soak) has the variables for more, and for another
+//! course of events.
 
 mod memory;
 mod unfenced;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
@@ -22,16 +22,11 @@ use lockkit_test::diary;
 use lockkit_test::history::{Outcome, ProcessId, Recorder};
 use lockkit_test::nemesis::{Nemesis, Stroke, Strokes};
 use lockkit_test::postgres::{Cluster, Database, Proxy, Settings};
+use lockkit_test::soak::{SEED, Tally, seed, times};
 use lockkit_test::total_queue::{Allowed, End, Fault, Op};
 use tempfile::TempDir;
 
 use crate::worker::{Kind, Orders, name};
-
-/// The variable that says how many times as much is to be done.
-const TIMES: &str = "LOCKKIT_TEST_TIMES";
-
-/// The variable with another seed.
-const SEED: &str = "LOCKKIT_TEST_SEED";
 
 /// Short, as it is how long the jobs of a killed worker wait.
 const LEASE: Duration = Duration::from_millis(1500);
@@ -41,13 +36,6 @@ const PORTION: u64 = 500;
 
 /// From the end of all trouble to the end of all jobs.
 const RECOVERY: Duration = Duration::from_secs(30);
-
-fn number_of(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |number| {
-        let number = number.parse();
-        number.unwrap_or_else(|_| panic!("{variable} is to be a number"))
-    })
-}
 
 /// A database with the queue, in which everybody who leaves it is written down, and the folder of the diaries.
 struct Shop {
@@ -198,8 +186,8 @@ fn job(number: u64) -> NewJob {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_many_jobs_is_done_once_whatever_happens_to_workers_and_server() {
     // Mutants: C25, Q17
-    let jobs = 100_000 * number_of(TIMES, 1);
-    let seed = number_of(SEED, 1);
+    let jobs = times(100_000);
+    let seed = seed();
     let cluster = Arc::new(Cluster::start(&Settings::new().fsync(true)).unwrap());
     let shop = Shop::open(&cluster).await;
     let proxy = Proxy::start(&shop.database);
@@ -234,9 +222,19 @@ async fn each_of_many_jobs_is_done_once_whatever_happens_to_workers_and_server()
     let report = shop.audit(&lives, &orders, &strokes).await;
     eprintln!("seed {seed}, {raged:.1?}: {strokes}; {recovery:.1?} to recover\n{report}");
 
+    let queue = &report.queue;
+    let tally = Tally {
+        pattern: "job claim",
+        operations: (queue.accepted + queue.dead) as u64,
+        faults: strokes.counts(),
+        refused: queue.stale_refused as u64,
+        violations: u64::from(!report.is_ok()),
+        leaks: queue.live as u64,
+        recovery_ms: recovery.as_millis() as u64,
+    };
+    tally.print();
     let again = format!("{SEED}={seed} draws the same strokes; {strokes}\n{report}");
     assert!(report.is_ok(), "{again}");
-    let queue = &report.queue;
     let ended = queue.accepted + queue.dead;
     assert_eq!(ended, queue.enqueued + queue.recovered, "{again}");
     assert!(queue.enqueued as u64 >= jobs, "{again}");
@@ -272,7 +270,7 @@ async fn workers_that_settle_by_id_alone_do_jobs_twice() {
             shop.fill(&through, 1000, async || {}).await;
             shop.drained().await;
         };
-        let nemesis = Nemesis::new(number_of(SEED, 1) + round).crew(&crew, LEASE, 1);
+        let nemesis = Nemesis::new(seed() + round).crew(&crew, LEASE, 1);
         let strokes = nemesis.rage(Box::pin(work)).await;
         let report = shop.audit(&crew.lives().await, &orders, &strokes).await;
         if report.queue.jobs_with(Fault::AcceptedTwice).count() > 0 {

@@ -9,9 +9,10 @@ use lockkit_db::transaction::{Isolation, TxOptions};
 use lockkit_db::{Error, retry_tx};
 use lockkit_test::list_append::{Anomaly, Level, Report, Step, Transaction, check};
 use lockkit_test::postgres::Proxy;
+use lockkit_test::soak::{Tally, seed, times};
 
 use crate::scene::{Postgres, on_both};
-use crate::{patiently, record, times, told};
+use crate::{patiently, record, told};
 
 const TASKS: u32 = 8;
 /// Of each test.
@@ -38,7 +39,7 @@ fn table() -> String {
 /// Two to four steps on the lists that are in use, in the order of the lists, so that those who append do not
 /// end in a deadlock each time.
 fn plan(task: u32) -> impl Iterator<Item = Vec<Step>> {
-    let mut random = fastrand::Rng::with_seed(task.into());
+    let mut random = fastrand::Rng::with_seed(seed() * 1000 + u64::from(task));
     let mut element = u64::from(task) << 32;
     (0..rounds()).map(move |round| {
         let mut keys: Vec<u64> = (0..random.usize(2..=4))
@@ -117,6 +118,19 @@ macro_rules! judged {
     }};
 }
 
+/// For the sum of a soak: transactions at a level, and whether it kept what it promises.
+fn tally(report: &Report, level: Level, cuts: u64) {
+    let cuts = (cuts > 0).then_some(("connections cut", cuts));
+    let tally = Tally {
+        pattern: "list-append",
+        operations: report.committed as u64,
+        faults: cuts.into_iter().collect(),
+        violations: u64::from(!report.holds(level)),
+        ..Tally::default()
+    };
+    tally.print();
+}
+
 async fn in_postgres(isolation: Isolation) -> Report {
     let scene = Postgres::new(TASKS).await;
     scene
@@ -150,6 +164,7 @@ async fn read_committed_holds_what_it_promises_and_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeatable_read_holds_what_it_promises_and_no_more() {
     let report = in_postgres(Isolation::RepeatableRead).await;
+    tally(&report, Level::Snapshot, 0);
     assert!(report.holds(Level::Snapshot), "{report}");
     assert!(report.has(Anomaly::AntiDependencies), "{report}");
 }
@@ -157,6 +172,7 @@ async fn repeatable_read_holds_what_it_promises_and_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serializable_has_no_anomaly() {
     let report = in_postgres(Isolation::Serializable).await;
+    tally(&report, Level::Serializable, 0);
     assert!(report.holds(Level::Serializable), "{report}");
     assert!(report.edges > report.committed, "{report}");
 }
@@ -172,7 +188,7 @@ async fn serializable_has_no_anomaly_while_replies_are_lost() {
         .await
         .unwrap();
     let proxy = Proxy::start(&scene.database);
-    proxy.cut_at_random(8, 10);
+    proxy.cut_at_random(seed() * 10 + 8, 10);
     let pool: PgPool = proxy.pool(TASKS);
     let history = record(TASKS, plan, async |steps| {
         told(retry_tx!(&pool, patiently().serializable(), |tx| {
@@ -183,6 +199,7 @@ async fn serializable_has_no_anomaly_while_replies_are_lost() {
     pool.close().await;
     let asked = history.len();
     let report = judged!(scene, "with replies lost", history);
+    tally(&report, Level::Serializable, proxy.cuts());
     assert!(report.holds(Level::Serializable), "{report}");
     assert!(proxy.cuts() > 50 && report.committed < asked, "{report}");
 }
@@ -206,6 +223,7 @@ on_both! {
             told(done)
         });
         let report = judged!(scene, "locked", history.await);
+        tally(&report, Level::Serializable, 0);
         assert!(report.holds(Level::Serializable), "{report}");
         assert!(report.edges > report.committed, "{report}");
         scene.is_clean().await;
@@ -249,6 +267,7 @@ async fn on_sqlite_there_is_no_anomaly() {
         }))
     });
     let report = judged!(scene, "SQLite", history.await);
+    tally(&report, Level::Serializable, 0);
     assert!(report.holds(Level::Serializable), "{report}");
     scene.is_clean().await;
 }

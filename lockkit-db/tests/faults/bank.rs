@@ -6,9 +6,10 @@ use lockkit_db::transaction::{Isolation, TxOptions};
 use lockkit_db::{Error, retry_tx};
 use lockkit_test::bank::{Answer, Fault, Op, Report, check};
 use lockkit_test::history::{Operation, Outcome};
+use lockkit_test::soak::{Tally, seed, times};
 
 use crate::scene::on_both;
-use crate::{patiently, record, times, told};
+use crate::{patiently, record, told};
 
 const ACCOUNTS: usize = 8;
 const BEGIN: [i64; ACCOUNTS] = [50; ACCOUNTS];
@@ -23,7 +24,7 @@ const TABLE: &str = "CREATE TABLE account (id BIGINT PRIMARY KEY, amount BIGINT 
 /// Three transfers of four, between accounts that differ; the fourth is a count.
 fn plan(task: u32) -> impl Iterator<Item = Op> {
     let each = times(OPERATIONS) / u64::from(TASKS);
-    let mut random = fastrand::Rng::with_seed(task.into());
+    let mut random = fastrand::Rng::with_seed(seed() * 1000 + u64::from(task));
     (0..each).map(move |_| {
         if random.u8(..4) == 0 {
             return Op::Read;
@@ -100,6 +101,13 @@ macro_rules! judged {
 
 /// A report that is fine, and of a run in which something happened.
 fn is_fine(report: &Report) {
+    let tally = Tally {
+        pattern: "bank",
+        operations: (report.transfers + report.reads) as u64,
+        violations: u64::from(!report.is_ok()),
+        ..Tally::default()
+    };
+    tally.print();
     assert!(report.is_ok(), "{report}");
     assert!(
         report.transfers > 100 && report.reads > 100 && report.unknown == 0,

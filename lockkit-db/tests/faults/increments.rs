@@ -11,9 +11,10 @@ use lockkit_db::sqlx::{self, Executor as _};
 use lockkit_db::{Error, optimistic, retry_tx};
 use lockkit_test::counter;
 use lockkit_test::history::{self, ProcessId, Recorder};
+use lockkit_test::soak::{Tally, times};
 
 use crate::scene::on_both;
-use crate::{TABLES, counters, patient, patiently, record, shown, times, told};
+use crate::{TABLES, counters, patient, patiently, record, shown, told};
 
 const TASKS: u32 = 8;
 
@@ -32,9 +33,20 @@ fn plan(task: u32) -> impl Iterator<Item = u64> {
     })
 }
 
+/// For the sum of a soak.
+fn tally(pattern: &'static str, report: &counter::Report) {
+    let tally = Tally {
+        pattern,
+        operations: report.total().acknowledged as u64,
+        violations: u64::from(!report.is_ok()),
+        ..Tally::default()
+    };
+    tally.print();
+}
+
 /// All are acknowledged, and all are there.
 macro_rules! adds_up {
-    ($scene:ident, $add:expr) => {{
+    ($scene:ident, $pattern:expr, $add:expr) => {{
         $scene.pool.execute(TABLES).await.unwrap();
         let add = $add;
         let operations = record(TASKS, plan, async |counter| {
@@ -43,6 +55,7 @@ macro_rules! adds_up {
         })
         .await;
         let report = counter::check(&operations, &shown!(&$scene.pool));
+        tally($pattern, &report);
         assert!(report.is_ok(), "{report}");
         assert_eq!(report.total().acknowledged as u64, times(INCREMENTS));
         $scene.is_clean().await;
@@ -52,7 +65,7 @@ macro_rules! adds_up {
 on_both! {
     async fn by_compare_and_set(scene: 8) {
         let table = counters();
-        adds_up!(scene, async |id| {
+        adds_up!(scene, "optimistic", async |id| {
             let add = optimistic(&scene.pool, &table, id).policy(patient());
             add.apply(|n: &i64| n + 1).run().await.map(drop)
         });
@@ -62,7 +75,7 @@ on_both! {
 on_both! {
     async fn under_a_row_lock(scene: 8) {
         let lock = RowLock::on("counter", "id").columns(["n"]);
-        adds_up!(scene, async |id: i64| {
+        adds_up!(scene, "row lock", async |id: i64| {
             retry_tx!(&scene.pool, patiently(), |tx| {
                 let (n,): (i64,) = lock.lock_one(&mut tx, &id).await?.locked().expect("the counter is there");
                 sqlx::query("UPDATE counter SET n = $1 WHERE id = $2")
@@ -78,7 +91,7 @@ on_both! {
 
 on_both! {
     async fn in_a_serializable_transaction(scene: 8) {
-        adds_up!(scene, async |id: i64| {
+        adds_up!(scene, "transaction", async |id: i64| {
             retry_tx!(&scene.pool, patiently().serializable(), |tx| {
                 let n: i64 = sqlx::query_scalar("SELECT n FROM counter WHERE id = $1")
                     .bind(id)
@@ -100,7 +113,7 @@ on_both! {
     async fn behind_a_fence(scene: 8) {
         let rows = FencedRows::new(&counters(), "mark").unwrap();
         let last = AtomicU64::new(0);
-        adds_up!(scene, async |id: i64| {
+        adds_up!(scene, "fenced", async |id: i64| {
             loop {
                 let fence = Fence::new(last.fetch_add(1, Ordering::Relaxed) + 1).unwrap();
                 let claimed: Result<Loaded<i64>, Error> = rows.claim(&scene.pool, id, fence).await;
@@ -158,6 +171,7 @@ on_both! {
         join_all(work).await;
         let operations = recorder.history().operations().unwrap();
         let report = counter::check(&operations, &shown!(&scene.pool));
+        tally("batch", &report);
         assert!(report.is_ok(), "{report}");
         assert!(report.total().acknowledged as u64 >= times(INCREMENTS));
         assert!(operations.len() as u64 > times(INCREMENTS), "nobody was in anybody's way");

@@ -1,6 +1,6 @@
 //! Many at once, and servers that fail under them: what was promised is checked over whole histories.
 //!
-//! The counts are for a run of every day. [`TIMES`] multiplies them; `cargo xtask soak` sets it.
+//! The counts are for a run of every day; `cargo xtask soak` multiplies them, and draws other courses of events.
 
 mod append;
 mod bank;
@@ -10,25 +10,12 @@ mod increments;
 mod scene;
 mod storm;
 
-use std::env;
-
 use futures::future::join_all;
 use lockkit_core::retry::{Backoff, Policy};
 use lockkit_db::Error;
 use lockkit_db::cas::Table;
 use lockkit_db::transaction::{Backend, TxOptions};
 use lockkit_test::history::{Operation, Outcome, ProcessId, Recorder};
-
-/// The variable that says how many times as much is to be done.
-const TIMES: &str = "LOCKKIT_TEST_TIMES";
-
-/// So many, or as many times as many as is asked for.
-fn times(count: u64) -> u64 {
-    let times = env::var(TIMES).map_or(1, |times| {
-        times.parse().expect("LOCKKIT_TEST_TIMES is a number")
-    });
-    count * times
-}
 
 /// 64 counters, each with a version, a mark of fences, and the number of the operation that was last at it;
 /// and the ledger.

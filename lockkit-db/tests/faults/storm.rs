@@ -19,9 +19,10 @@ use lockkit_db::{Error, optimistic, retry_tx};
 use lockkit_test::history::{self, Operation, ProcessId, Recorder};
 use lockkit_test::ledger::{self, Fault};
 use lockkit_test::postgres::Proxy;
+use lockkit_test::soak::{Tally, seed, times};
 
 use crate::scene::Postgres;
-use crate::{TABLES, record, signed_counters, times, told};
+use crate::{TABLES, record, signed_counters, told};
 
 const TASKS: u32 = 8;
 
@@ -70,7 +71,9 @@ struct Storm {
 
 impl Storm {
     /// Cuts at the COMMITs, or at any statement too.
-    async fn new(seed: u64, statements: bool) -> Self {
+    /// Its course is that of this number among the seed's.
+    async fn new(number: u64, statements: bool) -> Self {
+        let seed = seed() * 10 + number;
         let scene = Postgres::new(1).await;
         scene.pool.execute(TABLES).await.unwrap();
         scene.pool.execute(TRIGGER).await.unwrap();
@@ -143,7 +146,7 @@ impl Storm {
     /// What came of it: the truth was told, and the ledger and the counters agree.
     async fn judge(
         self,
-        name: &str,
+        name: &'static str,
         operations: &[Operation<u64, ()>],
         kills: u64,
     ) -> ledger::Report {
@@ -159,6 +162,14 @@ impl Storm {
         let report = ledger::check(operations, ledger);
         let (calls, cuts) = (self.calls.into_inner(), self.proxy.cuts());
         eprintln!("{name}: {calls} calls, {cuts} cut, {kills} killed; {report}");
+        let tally = Tally {
+            pattern: name,
+            operations: calls,
+            faults: [("connections cut", cuts), ("sessions killed", kills)].into(),
+            violations: u64::from(!report.is_ok()),
+            ..Tally::default()
+        };
+        tally.print();
         assert!(report.is_ok(), "{name}: {report}");
         assert_eq!(sum, entries, "{name}: what was changed was written down");
         let least = calls * LEAST / 100;
@@ -170,12 +181,12 @@ impl Storm {
 
 /// A storm over one kind of operation.
 async fn storm(
-    name: &str,
-    seed: u64,
+    name: &'static str,
+    number: u64,
     statements: bool,
     run: impl AsyncFn(&PgPool, i64, i64) -> Result<(), Error>,
 ) -> ledger::Report {
-    let storm = Storm::new(seed, statements).await;
+    let storm = Storm::new(number, statements).await;
     let work = record(TASKS, plan, async |operation| {
         storm.told(run(&storm.pool, counter_of(operation), operation as i64).await)
     });

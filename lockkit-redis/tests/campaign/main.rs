@@ -1,12 +1,12 @@
 //! Processes that hold locks and are stopped for longer than these last, killed, cut off, and left with a server that
 //! crashes: one at a time believes in a lock, and who is late is refused.
 //!
-//! The number of grants is for a run of every day; [`TIMES`] multiplies it. [`SEED`] gives another course of events.
+//! The number of grants is for a run of every day; [`soak`](lockkit_test::soak) has the variables for more, and for another
+//! course of events.
 
 mod register;
 mod worker;
 
-use std::env;
 use std::fs::File;
 use std::io::BufReader;
 use std::time::{Duration, Instant};
@@ -16,18 +16,13 @@ use lockkit_test::history::{ProcessId, Time};
 use lockkit_test::locks::{self, Diaries, Report, Violation, longest_idle};
 use lockkit_test::nemesis::{Crew, Nemesis, Stroke, Strokes};
 use lockkit_test::redis::{Proxy, Server, Settings};
+use lockkit_test::soak::{SEED, Tally, seed, times};
 use redis::{Client, Cmd, FromRedisValue, cmd};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use crate::register::Register;
 use crate::worker::{Manners, Orders, TTL};
-
-/// The variable that says how many times as much is to be done.
-const TIMES: &str = "LOCKKIT_TEST_TIMES";
-
-/// The variable with another seed.
-const SEED: &str = "LOCKKIT_TEST_SEED";
 
 /// The longest TTL of a lock.
 const LEASE: Duration = Duration::from_millis(TTL);
@@ -46,13 +41,6 @@ const SLACK: Duration = Duration::from_secs(5);
 
 /// More than this for each time, and it does not get on.
 const LIMIT: Duration = Duration::from_mins(3);
-
-fn number_of(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |number| {
-        let number = number.parse();
-        number.unwrap_or_else(|_| panic!("{variable} is to be a number"))
-    })
-}
 
 /// A server, what is between it and the processes, and what their locks protect.
 struct Stage {
@@ -167,12 +155,12 @@ fn diaries(orders: &Orders, lives: &[u32]) -> Diaries {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and_wire() {
     // Mutants: D1, D65
-    let times = number_of(TIMES, 1);
-    let seed = number_of(SEED, 1);
+    let grants = times(10_000) as usize;
+    let seed = seed();
     let stage = Stage::new(&Settings::new().durable(true), true, 48).await;
     let (crew, orders) = stage.crew(8, 8, Manners::Good, seed);
     let begun = Instant::now();
-    let enough = stage.done(10_000 * times as usize, 51, LIMIT * times as u32);
+    let enough = stage.done(grants, 51, LIMIT * times(1) as u32);
     let strokes = Nemesis::new(seed)
         .crew(&crew, LEASE, 2)
         .redis(&stage.server, &stage.proxy, false)
@@ -205,15 +193,25 @@ async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and
         stage.proxy.faults()
     );
     eprintln!("{again}");
+    let mut faults = strokes.counts();
+    faults.insert("commands struck", stage.proxy.faults());
+    let tally = Tally {
+        pattern: "distributed lock",
+        operations: report.grants as u64,
+        faults,
+        refused: report.refused as u64,
+        violations: report.violations.len() as u64,
+        // It would not have come so far.
+        leaks: 0,
+        recovery_ms: calm_idle.as_millis() as u64,
+    };
+    tally.print();
     assert!(report.is_ok(), "{again}");
     // Also while it rages, where a stroke may come on top.
     assert!(idle < bound + STROKES + SLACK, "{again}\n{whose:?}");
     assert!(calm_idle < bound + SLACK, "{again}\n{calm_whose:?}");
     assert!(in_vain < bound + SLACK, "{again}");
-    assert!(
-        report.grants >= 10_000 * times as usize && report.refused > 50,
-        "{again}"
-    );
+    assert!(report.grants >= grants && report.refused > 50, "{again}");
     for stroke in Stroke::OF_REDIS {
         assert!(
             strokes.count(stroke) > 0,
@@ -226,7 +224,7 @@ async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fences_go_on_where_the_server_forgets_its_locks_and_two_believe_in_one() {
     // Mutant: D17
-    let seed = number_of(SEED, 1);
+    let seed = seed();
     let stage = Stage::new(&Settings::new(), true, 6).await;
     let (crew, orders) = stage.crew(4, 4, Manners::Good, seed);
     let mut strokes = Strokes::default();
@@ -271,7 +269,7 @@ fn is_explained(violation: &Violation, strokes: &Strokes) -> bool {
 
 /// A run in which some are stopped for longer than their locks last, until the checker sees what it is to see.
 async fn is_seen(fenced: bool, manners: Manners, what: impl Fn(&Violation) -> bool) {
-    let seed = number_of(SEED, 1);
+    let seed = seed();
     let stage = Stage::new(&Settings::new(), fenced, 2).await;
     let (crew, orders) = stage.crew(4, 2, manners, seed);
     for round in 0..20 {
