@@ -2,6 +2,7 @@
 //!
 //! | a test wants to | use |
 //! |---|---|
+//! | give calls what they cannot serve, case by case | [`bad_input`] |
 //! | drop a future at every point where it can be dropped | [`cancel`] |
 //! | see who is woken, or call back in from a waker | [`wake`] |
 //! | kill, stop and continue a real process | [`child`] |
@@ -26,6 +27,7 @@
 //! depends on another crate of the workspace.
 
 pub mod audit;
+pub mod bad_input;
 pub mod bank;
 pub mod cancel;
 pub mod child;
