@@ -163,6 +163,7 @@ fn file() -> (tempfile::TempDir, SqlitePool) {
     (folder, SqlitePool::connect_lazy_with(options))
 }
 
+// Mutant: D90
 #[tokio::test]
 async fn no_write_that_was_let_in_is_lost_on_sqlite() {
     let (_folder, pool) = file();

@@ -37,8 +37,9 @@ pub(crate) fn now() -> Instant {
 pub(crate) struct Shared<S> {
     pub(crate) store: S,
     pub(crate) call_timeout: Duration,
-    /// One of this process asks the store for a key, the others wait for him.
-    pub(crate) gate: KeyedSemaphore<Key>,
+    /// One of this process asks the store for a key, the others wait for him; one of those who stand in line at the
+    /// store, and one of those who do not.
+    pub(crate) gate: KeyedSemaphore<(Key, bool)>,
     /// Renewals fall on multiples of a step since then.
     pub(crate) epoch: Instant,
     renewals: Agenda<Renewed>,

@@ -34,11 +34,11 @@ pub enum AcquireError {
         /// Who had it when that was last asked; `None` if it was not.
         holder: Option<Holder>,
     },
-    /// It was granted, and was over before that was heard of: the TTL is shorter than the way to the store and back.
-    /// What was granted was given back.
+    /// It was granted, and was over before that was heard of: the TTL, or the longest hold, is shorter than the way to the
+    /// store and back. What was granted was given back.
     #[error("granted for {ttl:?} by an answer that took {took:?}: over before it began")]
     TooSlow {
-        /// The TTL asked for.
+        /// The TTL asked for, or the longest hold if that is shorter.
         ttl: Duration,
         /// How long the answer took.
         took: Duration,

@@ -40,7 +40,8 @@ const PAUSE: Backoff = Backoff::decorrelated(Duration::from_millis(10), Duration
 ///
 /// - **One at a time asks.** Of those who wait in this process for one key, one asks the store; the others
 ///   stand in line behind him, in the order in which they came. So the store has as many to deal with as
-///   there are processes.
+///   there are processes, or twice as many where some are [fair](LockRequest::fair) and some are not, who do not wait for
+///   each other here.
 /// - **Renewed together.** One task extends all the locks that are held, each when a third of its TTL is
 ///   over, many in one message.
 /// - **Cleaned up behind.** Whatever is dropped at whatever point, an acquire, a guard or a release, a second
@@ -257,7 +258,9 @@ impl<S: LeaseStore> Locker<S> {
         let keeper = Keeper::granted(terms, sent, now());
         let home = Arc::clone(&self.home);
         let (key, renew) = (key.clone(), terms.renew);
-        let guard = Guard::new(home, key, *token, *fence, keeper, renew, None);
+        // The ticket does not tell whether the acquire that it goes back to may still be on its way.
+        let ghost = Some(sent + terms.settle);
+        let guard = Guard::new(home, key, *token, *fence, keeper, renew, ghost);
         guard.check().map_err(AttachError::Lost)?;
         Ok(guard)
     }
@@ -426,7 +429,8 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
     /// a store has no line, the verb fails. Who does not wait does not stand in line.
     ///
     /// A place lasts as long as the TTL asked for, but 300 ms at least and 3 s at most, and is spoken for three times
-    /// within that time. So one who dies in line holds up those behind him for no longer than a holder who dies.
+    /// within that time. So those who die in line hold up those behind them until a place and a third of one are over, and
+    /// not longer, however many they are: where the TTL is 300 ms or more, no longer than a holder who dies and that third.
     pub fn fair(mut self, fair: bool) -> Self {
         self.wanted.fair = fair;
         self
@@ -492,7 +496,9 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
             };
         }
         let shared = &self.locker.home.shared;
-        let gate = shared.gate.acquire(series.spec.key.clone());
+        // Who is not fair gets nothing while others hand the lock on in line: he must not keep one from standing there.
+        let gate = (series.spec.key.clone(), self.wanted.fair);
+        let gate = shared.gate.acquire(gate);
         let Ok(_gate) = timeout_at(deadline.into(), gate).await else {
             return Err(timed_out(begun, None));
         };
@@ -505,7 +511,7 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
             let (pause, ended) = match series.ask(limit).await {
                 Asked::Granted(guard) => return Ok(guard),
                 Asked::TooLate(guard, took) => {
-                    let ended = too_slow(&series.spec, took);
+                    let ended = series.too_slow(took);
                     let left = deadline.saturating_duration_since(now());
                     // What is dropped goes to the background.
                     let _ = timeout(left, guard.release()).await;
@@ -521,8 +527,12 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
                 Asked::Busy { holder, .. } if !listening => {
                     // Whatever is released from now on is heard; what was before, the next question finds.
                     listening = true;
-                    let AcquireSpec { key, token, .. } = &series.spec;
-                    let limit = deadline.saturating_duration_since(now());
+                    let AcquireSpec {
+                        key, token, line, ..
+                    } = &series.spec;
+                    // Nobody speaks for the place meanwhile.
+                    let most = line.map_or(Duration::MAX, |place| place.get() / HEARTBEATS);
+                    let limit = deadline.saturating_duration_since(now()).min(most);
                     let answer = shared.call(limit, shared.store.watch(key, token)).await;
                     watch = answer.unwrap_or(None);
                     if now() < deadline {
@@ -676,7 +686,7 @@ impl<'a, S: LeaseStore> Series<'a, S> {
             Asked::Busy { remaining, holder } => Ok(Attempt::Busy { remaining, holder }),
             Asked::TooLate(guard, took) => {
                 let _ = timeout(limit, guard.release()).await;
-                Err(too_slow(&self.spec, took))
+                Err(self.too_slow(took))
             }
             Asked::Failed(error) => Err(self.failed(error)),
         }
@@ -728,6 +738,12 @@ impl<'a, S: LeaseStore> Series<'a, S> {
         }
     }
 
+    fn too_slow(&self, took: Duration) -> AcquireError {
+        let ttl = self.terms.ttl.get();
+        let ttl = self.terms.max_hold.map_or(ttl, |most| most.min(ttl));
+        AcquireError::TooSlow { ttl, took }
+    }
+
     /// What it means to the caller that nothing came after this.
     fn failed(&self, source: StoreError) -> AcquireError {
         match source {
@@ -767,13 +783,6 @@ impl<S: LeaseStore> Drop for Series<'_, S> {
 fn place(ttl: Ttl) -> Ttl {
     let place = ttl.get().clamp(SHORTEST_PLACE, LONGEST_PLACE);
     Ttl::new(place).unwrap_or(ttl)
-}
-
-fn too_slow(spec: &AcquireSpec, took: Duration) -> AcquireError {
-    AcquireError::TooSlow {
-        ttl: spec.ttl.get(),
-        took,
-    }
 }
 
 fn timed_out(begun: Instant, holder: Option<Holder>) -> AcquireError {

@@ -46,6 +46,22 @@ async fn an_acquire_that_is_carried_out_late_leaves_no_lock() {
     assert_eq!(locker.left_over(), 0);
 }
 
+/// A ticket does not tell whether there may be one.
+// Mutant: D139
+#[tokio::test(start_paused = true)]
+async fn the_ghost_of_an_acquire_leaves_no_lock_that_was_handed_on() {
+    let store = store();
+    let locker = builder(&store).ttl(SECOND * 60).build().unwrap();
+    store.inject(Op::Acquire, Fault::Twice(SECOND * 4));
+    let ticket = locker.lock("k").acquire().await.unwrap().detach().unwrap();
+    let guard = locker.attach(&ticket).await.unwrap();
+    let _ = guard.release().await;
+    sleep(SECOND * 4 + MS).await;
+    assert!(!is_free(&store, "k").await, "the ghost has it");
+    sleep(SECOND).await;
+    assert!(is_free(&store, "k").await);
+}
+
 /// Of two copies of an acquire one is answered, and the other takes the lock after it was released.
 // Mutant: D29
 #[tokio::test(start_paused = true)]

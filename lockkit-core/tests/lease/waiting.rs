@@ -287,7 +287,7 @@ async fn a_store_that_comes_back_within_the_wait_is_waited_for() {
 }
 
 /// An acquire that was answered when its time was over already is no lock.
-// Mutants: D23, D96
+// Mutants: D23, D96, D138
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_comes_too_late_is_not_handed_out() {
     let store = store();
@@ -310,6 +310,12 @@ async fn a_grant_that_comes_too_late_is_not_handed_out() {
     let late = locker.lock("l").try_acquire().await;
     assert!(matches!(late, Err(AcquireError::TooSlow { .. })));
     assert!(is_free(&store, "l").await);
+
+    // Also by him who goes on waiting: he is not in his own way when he asks again.
+    store.inject(Op::Acquire, Fault::LateReply(MS * 990));
+    let guard = locker.lock("m").acquire().await.unwrap();
+    assert!(guard.is_valid());
+    assert_eq!((store.calls(Op::Acquire), store.calls(Op::Watch)), (6, 0));
 }
 
 /// It is not asked for again and again until the wait is over.
@@ -330,8 +336,20 @@ async fn a_store_that_is_always_too_slow_for_a_ttl_is_told_of_with_both_times() 
     assert!(is_free(&store, "k").await);
 }
 
+// Mutant: E179
+#[tokio::test(start_paused = true)]
+async fn a_longest_hold_that_no_answer_meets_is_told_of_with_both_times() {
+    let store = store();
+    store.outage(Some(Fault::LateReply(MS * 80)));
+    let slow = locker(&store).lock("k").max_hold(MS * 50).acquire().await;
+    assert_eq!(
+        slow.unwrap_err().to_string(),
+        "granted for 50ms by an answer that took 80ms: over before it began"
+    );
+}
+
 /// However many of them there are: their places are over when he is missed, too.
-// Mutant: D92
+// Mutants: D92, D93
 #[tokio::test(start_paused = true)]
 async fn whoever_lives_is_served_within_a_ttl_and_a_heartbeat_of_the_last_death() {
     for (ttl, place, dead) in [
@@ -404,6 +422,44 @@ async fn one_in_line_asks_as_often_as_his_place_demands_however_seldom_others_as
     assert_eq!(status.waiting, Some(1));
     drop(first);
     waiter.await.unwrap().unwrap();
+}
+
+/// Nobody speaks for his place meanwhile.
+// Mutant: E178
+#[tokio::test(start_paused = true)]
+async fn who_is_long_in_beginning_to_listen_keeps_his_place() {
+    let store = store();
+    let _first = locker(&store).lock("k").acquire().await.unwrap();
+    let locker = builder(&store).ttl(MS * 300).fair(true).build().unwrap();
+    store.inject(Op::Watch, Fault::Hang);
+    let waits = locker.clone();
+    let _waits = tokio::spawn(async move { waits.lock("k").acquire().await.map(drop) });
+    sleep(SECOND).await;
+    let status = locker.inspect("k").await.unwrap().unwrap();
+    assert_eq!(status.waiting, Some(1));
+}
+
+/// Else he would not stand in any line for as long as others hand the lock on in theirs.
+// Mutant: E177
+#[tokio::test(start_paused = true)]
+async fn who_is_fair_stands_in_line_whoever_else_of_his_process_waits() {
+    let store = store();
+    let locker = builder(&store).wait(SECOND * 60).build().unwrap();
+    let first = locker.lock("k").acquire().await.unwrap();
+    let mut waiters = Vec::new();
+    for fair in [false, true] {
+        let locker = locker.clone();
+        waiters.push(tokio::spawn(async move {
+            locker.lock("k").fair(fair).acquire().await.map(drop)
+        }));
+        settle().await;
+    }
+    let status = locker.inspect("k").await.unwrap().unwrap();
+    assert_eq!(status.waiting, Some(1));
+    drop(first);
+    for waiter in waiters {
+        waiter.await.unwrap().unwrap();
+    }
 }
 
 // Mutant: D7

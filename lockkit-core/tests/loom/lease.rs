@@ -122,6 +122,7 @@ fn lease_that_is_lost_is_told_to_all_who_listen() {
 }
 
 /// Whichever is first is what has happened, to all.
+// Mutant: D99
 #[test]
 fn lease_that_is_lost_and_released_has_ended_once() {
     check("lease: loss vs release, one listens", 3, || {
@@ -189,6 +190,7 @@ fn lease_that_is_over_is_never_valid_again() {
     });
 }
 
+// Mutant: D98
 #[test]
 fn lease_is_released_by_one() {
     check("lease: release vs release, with an answer", 2, || {
@@ -364,6 +366,7 @@ fn agenda_does_not_keep_what_is_released() {
 }
 
 /// A runtime that is shut down drops the task; the next one who has something to do makes it anew.
+// Mutant: D97
 #[test]
 fn agenda_that_is_abandoned_gets_another_worker() {
     check("agenda: abandon vs put", 2, || {

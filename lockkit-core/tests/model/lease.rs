@@ -815,6 +815,7 @@ mod line {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 400, ..config() })]
 
+        // Mutant: D93
         #[test]
         fn who_lives_is_served_in_turn_and_soon_after_the_last_death(
             ttl in prop_oneof![10..500_u64, 500..5_000_u64],

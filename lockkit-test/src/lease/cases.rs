@@ -5,7 +5,7 @@
     reason = "the names of the cases are their claims, and each panics where its claim fails"
 )]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -730,6 +730,7 @@ pub async fn random_steps_are_answered_as_in_memory<B: Bench>(bench: B) {
 }
 
 /// Whoever has no answer says it again: the store goes on as if each had been said once.
+// Mutants: D100, D137
 pub async fn random_steps_that_are_said_again_change_nothing_more<B: Bench>(bench: B) {
     random_steps(&bench, 4).await;
 }
@@ -745,7 +746,7 @@ async fn random_steps<B: Bench>(bench: &B, most: usize) {
     for seed in 0..20 {
         let mut random = Random(seed);
         let tokens = [(); 3].map(|()| Token::new());
-        let mut fences: HashMap<Fence, Fence> = HashMap::new();
+        let mut fences = HashMap::new();
         let mut trace = Vec::new();
         for _ in 0..60 {
             let key = Key::new(format!("{seed}/{}", random.below(2))).unwrap();
@@ -760,13 +761,17 @@ async fn random_steps<B: Bench>(bench: &B, most: usize) {
                     let fair = store.is_fair() && random.below(2) == 0;
                     spec.line = fair.then(|| ttl(bench, 4));
                     let answers = (store.acquire(&spec).await, memory.acquire(&spec).await);
-                    for _ in 0..more {
-                        store.acquire(&spec).await.unwrap();
-                    }
                     let (mut here, there) = (answers.0.unwrap(), answers.1.unwrap());
+                    for _ in 0..more {
+                        let again = store.acquire(&spec).await.unwrap();
+                        assert_eq!(number(&again), number(&here), "seed {seed}, {trace:?}");
+                    }
+                    let mut stands = |fence, other| {
+                        translate(fences.entry(spec.key.clone()).or_default(), fence, other)
+                    };
                     match (&mut here, &there) {
                         (Acquired::Granted { fence }, Acquired::Granted { fence: other }) => {
-                            *fence = translate(&mut fences, *fence, *other);
+                            *fence = stands(*fence, *other);
                         }
                         (
                             Acquired::Busy { holder, remaining },
@@ -774,7 +779,7 @@ async fn random_steps<B: Bench>(bench: &B, most: usize) {
                         ) => {
                             let units = remaining.as_millis().div_ceil(bench.unit().as_millis());
                             *remaining = bench.unit() * units as u32;
-                            holder.fence = translate(&mut fences, holder.fence, other.fence);
+                            holder.fence = stands(holder.fence, other.fence);
                         }
                         _ => {}
                     }
@@ -807,9 +812,22 @@ async fn random_steps<B: Bench>(bench: &B, most: usize) {
     }
 }
 
-/// The fence in memory that has stood for this one so far, or stands for it from now on.
-fn translate(fences: &mut HashMap<Fence, Fence>, fence: Fence, memory: Fence) -> Fence {
-    *fences.entry(fence).or_insert(memory)
+/// The fence in memory that has stood for this one so far, or stands for it from now on. Those of a key are in the same
+/// order on both sides, and no two stand for one.
+fn translate(fences: &mut BTreeMap<Fence, Fence>, fence: Fence, memory: Fence) -> Fence {
+    let stands = *fences.entry(fence).or_insert(memory);
+    let grows = fences.values().is_sorted_by(|one, next| one < next);
+    assert!(grows, "here, and in memory: {fences:?}");
+    stands
+}
+
+/// Whether it is a grant, and of which grant it tells.
+fn number(acquired: &Acquired) -> (bool, Fence) {
+    match acquired {
+        Acquired::Granted { fence } => (true, *fence),
+        Acquired::Busy { holder, .. } => (false, holder.fence),
+        other => panic!("no answer of a store: {other:?}"),
+    }
 }
 
 /// A few numbers without order, the same for a seed.
