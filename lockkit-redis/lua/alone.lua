@@ -8,7 +8,7 @@ do
   local his = value and string.sub(value, 1, 24) == 'lockkit1' .. ARGV[1]
   if his and redis.call('EXISTS', KEYS[3]) == 0 then
     redis.call('DEL', KEYS[1])
-    redis.call('PUBLISH', KEYS[1], '')
+    redis.pcall('PUBLISH', KEYS[1], '')
     return 1
   end
 end

@@ -8,7 +8,7 @@
 --   4 places   hash        by token: until when the place is kept (server's time, ms), ":", what he says of himself
 --
 -- The first key's name is also the channel on which a release is published; a grant to one in line is published on
--- the name followed by his token. Numbers over 2^53 are never Lua's: fences are compared and counted as text.
+-- the name followed by his token. What is published is a hint: a server that lets nobody publish does all else. Numbers over 2^53 are never Lua's: fences are compared and counted as text.
 
 local lock, counter, line, places = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local token, fence, owner
@@ -74,7 +74,7 @@ local function pass(who, left, says)
   local number = grant(who, left, says)
   if number then
     leave(who)
-    redis.call('PUBLISH', lock .. who, '')
+    redis.pcall('PUBLISH', lock .. who, '')
   end
   return number
 end

@@ -18,6 +18,6 @@ local head, left, said = first()
 -- A counter that is no number keeps nobody from giving back what he has.
 if not (head and pass(head, left, said)) and token then
   redis.call('DEL', lock)
-  redis.call('PUBLISH', lock, '')
+  redis.pcall('PUBLISH', lock, '')
 end
 return token and 1 or 0

@@ -43,14 +43,14 @@
 //!
 //! # Connections
 //! [`RedisStore::new`] opens one for commands, and one more to listen on when somebody waits. It opens them anew when
-//! they break; a connection that got no answer in time is never used again. [`RedisStore::with`] takes those of
-//! a [`Connect`] of yours instead, or a connection that you have ([`Shared`]). `TCP_NODELAY` and other settings are those of
-//! the `redis` crate.
+//! they break; a connection that got no answer in time is never used again, whether it was the client that gave up or the
+//! locker. [`RedisStore::with`] takes those of a [`Connect`] of yours instead, or a connection that you have ([`Shared`]).
+//! `TCP_NODELAY` and other settings are those of the `redis` crate.
 //!
 //! # Not promised
-//! - **No lease keeps a paused holder from writing late.** A pause (of the process, its container, its whole machine)
-//!   is noticed when it is over, and there always is a moment between the last look at the lock and the write. So
-//!   whatever is written to has to compare the fence, as `lockkit-db`'s `fenced` does in SQL. Where it can compare but not
+//! - **No lease keeps a paused holder from writing late.** A pause of the process or its container is noticed when it is
+//!   over, and one of the whole machine not even then, as its clock may have stood still. And there always is a moment
+//!   between the last look at the lock and the write. So whatever is written to has to compare the fence, as `lockkit-db`'s `fenced` does in SQL. Where it can compare but not
 //!   order, let it hold [`Guard::token`](lease::Guard::token) and write only if that is still there. A lock of this kind
 //!   without either keeps work from being done twice most of the time, and no more.
 //! - **A grant can be lost with the server.** A restart without persistence, `FLUSHALL`, or a failover to a replica that

@@ -1,11 +1,18 @@
 //! How commands get to the server, and how a broken connection is told from a working one.
 
+use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
 use lockkit_core::sync::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Client, RedisResult};
 use tokio::sync::Mutex as Turn;
+use tokio::time::Instant;
+
+/// A line on which nothing was heard for so long after something was sent is given up with the next call that is.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// Where the connections of a [`RedisStore`](crate::RedisStore) come from.
 ///
@@ -24,21 +31,39 @@ pub trait Connect: Send + Sync + 'static {
     /// May be dropped at any await.
     fn connection(&self) -> impl Future<Output = RedisResult<Line<Self::Connection>>> + Send;
 
-    /// No answer came on the connection of this number, or one that says that it leads to the wrong server. Whoever
-    /// asks next should get another one.
+    /// No answer came on the connection of this number before it was given up, or one that says that it leads to the
+    /// wrong server. Whoever asks next should get another one.
     fn broken(&self, number: u64);
 
     /// A connection to listen on; `None` where there cannot be one, so that waiters have to ask again and again.
     fn listen(&self) -> impl Future<Output = RedisResult<Option<PubSub>>> + Send;
+
+    /// Whether what is sent may be sent twice without a word, as by the client of a cluster: see
+    /// [`LeaseStore::resends`](lockkit_core::lease::LeaseStore::resends). The default is `false`.
+    fn resends(&self) -> bool {
+        false
+    }
 }
 
-/// A connection, and its number among those of one [`Connect`].
-#[derive(Debug, Clone)]
+/// A connection, and its number among those of one [`Connect`]. To be made once for each connection: a clone is the same,
+/// and knows what was heard on the others.
+#[derive(Clone)]
 pub struct Line<C> {
     /// The connection.
     pub connection: C,
     /// Its number, for [`Connect::broken`].
     pub number: u64,
+    /// When the first message was sent that nothing was heard after.
+    silent_since: Arc<Mutex<Option<Instant>>>,
+}
+
+/// That an answer is awaited on a line. Dropped before there is one, it gives the line up if that has been silent for too
+/// long: else a connection of which the other end is gone would be used again by all whose time is over before that
+/// of the client.
+pub(crate) struct Awaited<'a, C: Connect> {
+    connect: &'a C,
+    line: &'a Line<C::Connection>,
+    heard: bool,
 }
 
 /// Opens connections by itself: one for commands when the first is sent, and again after it broke; one more to listen on
@@ -60,16 +85,20 @@ struct Open {
     /// How many there have been.
     count: u64,
     /// The last one, unless it broke.
-    connection: Option<MultiplexedConnection>,
+    line: Option<Line<MultiplexedConnection>>,
 }
 
-/// Uses a connection of the caller's, such as redis' `ConnectionManager` or its cluster connection, which sees to itself
-/// that it works. Waiters ask again and again.
+/// Uses a connection of the caller's, such as redis' `ConnectionManager` or its cluster connection. Waiters ask again and
+/// again.
+///
+/// Whether it works is its own business: it is used for as long as the store is. Redis' `ConnectionManager` opens another
+/// one when it sees that the old one is cut, but not when nothing is heard on it any more, nor when the server has become a
+/// replica. Where that matters use [`Dialled`], or a [`Connect`] of your own.
 #[derive(Debug, Clone)]
-pub struct Shared<C>(
-    /// The connection.
-    pub C,
-);
+pub struct Shared<C> {
+    line: Line<C>,
+    resends: bool,
+}
 
 impl Dialled {
     /// To the server of this client. Opens nothing yet.
@@ -92,12 +121,72 @@ impl Dialled {
     }
 
     fn opened(&self) -> Option<Line<MultiplexedConnection>> {
-        let open = self.open.lock();
-        let connection = open.connection.clone()?;
-        Some(Line {
+        self.open.lock().line.clone()
+    }
+}
+
+impl<C> Shared<C> {
+    /// This connection.
+    #[must_use]
+    pub fn new(connection: C) -> Self {
+        Self {
+            line: Line::new(connection, 0),
+            resends: false,
+        }
+    }
+
+    /// Whether it may send twice what it is given once, as redis' cluster connection does: see [`Connect::resends`].
+    #[must_use]
+    pub fn resends(mut self, resends: bool) -> Self {
+        self.resends = resends;
+        self
+    }
+}
+
+impl<C> Line<C> {
+    /// The connection of this number, which [`Connect::broken`] is told.
+    #[must_use]
+    pub fn new(connection: C, number: u64) -> Self {
+        Self {
             connection,
-            number: open.count,
-        })
+            number,
+            silent_since: Arc::default(),
+        }
+    }
+}
+
+impl<C> fmt::Debug for Line<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, C: Connect> Awaited<'a, C> {
+    /// Something is about to be sent.
+    pub(crate) fn new(connect: &'a C, line: &'a Line<C::Connection>) -> Self {
+        line.silent_since.lock().get_or_insert_with(Instant::now);
+        Self {
+            connect,
+            line,
+            heard: false,
+        }
+    }
+
+    /// An answer, or an error.
+    pub(crate) fn heard(mut self) {
+        self.heard = true;
+        *self.line.silent_since.lock() = None;
+    }
+}
+
+impl<C: Connect> Drop for Awaited<'_, C> {
+    fn drop(&mut self) {
+        let since = *self.line.silent_since.lock();
+        if !self.heard && since.is_some_and(|since| since.elapsed() >= SILENCE) {
+            self.connect.broken(self.line.number);
+        }
     }
 }
 
@@ -119,20 +208,16 @@ impl Connect for Dialled {
             .await?;
         let mut open = self.open.lock();
         open.count += 1;
-        let number = open.count;
-        let old = open.connection.replace(connection.clone());
+        let line = Line::new(connection, open.count);
+        let old = open.line.replace(line.clone());
         drop(open);
         drop(old);
-        Ok(Line { connection, number })
+        Ok(line)
     }
 
     fn broken(&self, number: u64) {
         let mut open = self.open.lock();
-        let broken = if open.count == number {
-            open.connection.take()
-        } else {
-            None
-        };
+        let broken = open.line.take_if(|line| line.number == number);
         drop(open);
         drop(broken);
     }
@@ -146,15 +231,16 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connect for Shared<C> {
     type Connection = C;
 
     async fn connection(&self) -> RedisResult<Line<C>> {
-        Ok(Line {
-            connection: self.0.clone(),
-            number: 0,
-        })
+        Ok(self.line.clone())
     }
 
     fn broken(&self, _: u64) {}
 
     async fn listen(&self) -> RedisResult<Option<PubSub>> {
         Ok(None)
+    }
+
+    fn resends(&self) -> bool {
+        self.resends
     }
 }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use lockkit_core::Fence;
-use lockkit_core::lease::{Acquired, Extended, Holder, Owner, Released, Status};
+use lockkit_core::lease::{Acquired, Extended, Holder, Owner, Released, Status, Ttl};
 use redis::{Cmd, ErrorKind, FromRedisValue, ParsingError, RedisResult, ServerErrorKind, Value};
 
 /// A script's text and its hash. It is made of files, one after the other.
@@ -181,6 +181,14 @@ pub(crate) fn extended(value: Value) -> Result<Extended, ParsingError> {
     }
 }
 
+/// Of a script that was given one lock.
+pub(crate) fn extended_alone(value: Value) -> Result<Extended, ParsingError> {
+    let [one] = Vec::from_redis_value(value)?
+        .try_into()
+        .map_err(|other: Vec<_>| strange(&other))?;
+    extended(one)
+}
+
 pub(crate) fn released(value: Value) -> Result<Released, ParsingError> {
     match value {
         Value::Int(1) => Ok(Released::Released),
@@ -213,7 +221,10 @@ fn fence(number: Value) -> Result<Fence, ParsingError> {
 }
 
 fn millis(left: Value) -> Result<Duration, ParsingError> {
-    // What expires in this very millisecond has none.
-    let left = i64::from_redis_value(left)?.max(0);
-    Ok(Duration::from_millis(left as u64))
+    Ok(match i64::from_redis_value(left)? {
+        // Somebody has taken its time to live away: as long as any.
+        -1 => Ttl::MAX.get(),
+        // What expires in this very millisecond has none.
+        left => Duration::from_millis(left.max(0) as u64),
+    })
 }

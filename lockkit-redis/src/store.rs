@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::join_all;
 use lockkit_core::lease::{
     AcquireSpec, Acquired, ExtendSpec, Extended, Key, LeaseStore, Released, Status, StoreError,
     Token, Ttl,
@@ -12,7 +14,7 @@ use redis::{
     Client, Cmd, ErrorKind, ParsingError, RedisError, RedisResult, ServerErrorKind, Value,
 };
 
-use crate::link::{Connect, Dialled, Line};
+use crate::link::{Awaited, Connect, Dialled, Line};
 use crate::scripts::{self, Call, Names, is_unknown};
 use crate::wake::{Ear, Wake};
 
@@ -22,14 +24,20 @@ use crate::wake::{Ear, Wake};
 /// A lock has up to four keys, all of which begin with the [prefix](Self::prefix): the lock itself, with the lease's
 /// TTL; the counter of its fences, which stays, some 100 bytes for each name that was ever locked; and, while somebody
 /// stands in line, two more with TTLs of their own. Releases are published on channels with the names of the
-/// locks. A user of the server needs the rights for these keys and channels, and for `EVAL`, `EVALSHA`,
-/// `SUBSCRIBE` and `UNSUBSCRIBE`.
+/// locks, and who may not publish keeps those who wait from hearing of them.
 ///
-/// Redis 6.2 or newer, or what speaks its protocol and knows its scripts.
+/// A user of the server needs the rights for these keys and channels, for `EVAL`, `EVALSHA`, `PING`, `SUBSCRIBE` and
+/// `UNSUBSCRIBE`, and for what the scripts call: `DEL`, `EXISTS`, `GET`, `HDEL`, `HGET`, `HSET`, `HVALS`, `INCR`, `PEXPIRE`,
+/// `PTTL`, `PUBLISH`, `SET`, `TIME`, `ZADD`, `ZRANGE`, `ZREM` and `ZREVRANGE`.
+///
+/// Redis 6.2 or newer, or what speaks its protocol and knows its scripts. A node of a cluster, or a client that finds
+/// the nodes of one: then many locks are extended by as many scripts, and not by one.
 pub struct RedisStore<C: Connect = Dialled> {
     connect: Arc<C>,
     prefix: String,
     ear: Ear,
+    /// Whether the server has refused a script for keys of several slots.
+    by_slot: AtomicBool,
 }
 
 /// So many locks are extended by one script, at most: the server does nothing else meanwhile.
@@ -59,6 +67,7 @@ impl<C: Connect> RedisStore<C> {
             connect: Arc::new(connect),
             prefix: "lockkit".to_owned(),
             ear: Ear::default(),
+            by_slot: AtomicBool::new(false),
         }
     }
 
@@ -88,14 +97,21 @@ impl<C: Connect> RedisStore<C> {
         call: &Call<'_>,
         read: impl FnOnce(Value) -> Result<T, ParsingError>,
     ) -> Result<T, StoreError> {
-        let mut line = self.line().await?;
-        let answer = line.connection.req_packed_command(&call.short()).await;
-        let mut answer = answer.and_then(Value::extract_error);
+        let line = self.line().await?;
+        let mut answer = self.send(&line, call.short()).await;
         if is_unknown(&answer) {
-            let long = line.connection.req_packed_command(&call.long()).await;
-            answer = long.and_then(Value::extract_error);
+            answer = self.send(&line, call.long()).await;
         }
         self.read(&line, answer, read)
+    }
+
+    /// Sends one command.
+    async fn send(&self, line: &Line<C::Connection>, cmd: Cmd) -> RedisResult<Value> {
+        let mut connection = line.connection.clone();
+        let awaited = Awaited::new(&*self.connect, line);
+        let answer = connection.req_packed_command(&cmd).await;
+        awaited.heard();
+        answer.and_then(Value::extract_error)
     }
 
     /// Sends several commands in one round trip.
@@ -103,25 +119,73 @@ impl<C: Connect> RedisStore<C> {
         &self,
         line: &Line<C::Connection>,
         cmds: Vec<Cmd>,
-    ) -> Result<Vec<RedisResult<Value>>, StoreError> {
+    ) -> RedisResult<Vec<RedisResult<Value>>> {
         let count = cmds.len();
         let mut pipe = redis::pipe();
         for cmd in cmds {
             pipe.add_command(cmd);
         }
         let mut connection = line.connection.clone();
+        let awaited = Awaited::new(&*self.connect, line);
         let answers = connection.req_packed_commands(&pipe, 0, count).await;
-        let answers = answers.and_then(|answers| {
-            if answers.len() == count {
-                Ok(answers)
-            } else {
-                Err((ErrorKind::Parse, "not as many answers as commands").into())
-            }
-        });
-        match answers {
-            Ok(answers) => Ok(answers.into_iter().map(scripts::whole).collect()),
-            Err(error) => Err(self.failed(line, error)),
+        awaited.heard();
+        let answers = answers?;
+        if answers.len() != count {
+            return Err((ErrorKind::Parse, "not as many answers as commands").into());
         }
+        Ok(answers.into_iter().map(scripts::whole).collect())
+    }
+
+    /// Carries scripts out, all in one round trip, each of which answers for each of its keys. `None` if a script has keys
+    /// of several slots, so that it was not carried out.
+    async fn together(
+        &self,
+        calls: &[Call<'_>],
+    ) -> Result<Option<Vec<Result<Extended, StoreError>>>, StoreError> {
+        let line = self.line().await?;
+        let short = calls.iter().map(Call::short).collect();
+        let mut answers = self.send_all(&line, short).await;
+        if answers.as_ref().is_ok_and(|all| all.iter().any(is_unknown)) {
+            let long = calls.iter().map(Call::long).collect();
+            answers = self.send_all(&line, long).await;
+        }
+        // The client of a cluster says so of the whole, a server of each script.
+        let answers = match answers {
+            Err(error) if is_crossed(&error) => return Ok(None),
+            Err(error) => return Err(self.failed(&line, error)),
+            Ok(answers) => answers,
+        };
+        if answers
+            .iter()
+            .any(|one| one.as_ref().is_err_and(is_crossed))
+        {
+            return Ok(None);
+        }
+        let mut extended = Vec::new();
+        for (call, answer) in calls.iter().zip(answers) {
+            let count = call.keys.len();
+            match self.read(&line, answer, |value| scripts::each(value, count)) {
+                Ok(each) => {
+                    let one = |answer| self.read(&line, answer, scripts::extended);
+                    extended.extend(each.into_iter().map(one));
+                }
+                Err(error) => {
+                    extended.push(Err(error));
+                    extended.extend((1..count).map(|_| Ok(Extended::Unknown)));
+                }
+            }
+        }
+        Ok(Some(extended))
+    }
+
+    /// Extends a lock by a script of its own.
+    async fn alone(&self, lock: &[u8], token: &[u8], ttl: &[u8]) -> Result<Extended, StoreError> {
+        let call = Call {
+            script: &scripts::EXTEND,
+            keys: &[lock],
+            arguments: &[token, ttl],
+        };
+        self.run(&call, scripts::extended_alone).await
     }
 
     async fn line(&self) -> Result<Line<C::Connection>, StoreError> {
@@ -198,27 +262,21 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
                 arguments,
             })
             .collect();
-        let line = self.line().await?;
-        let short = calls.iter().map(Call::short).collect();
-        let mut answers = self.send_all(&line, short).await?;
-        if answers.iter().any(is_unknown) {
-            let long = calls.iter().map(Call::long).collect();
-            answers = self.send_all(&line, long).await?;
-        }
-        let mut extended = Vec::with_capacity(batch.len());
-        for (call, answer) in calls.iter().zip(answers) {
-            let count = call.keys.len();
-            match self.read(&line, answer, |value| scripts::each(value, count)) {
-                Ok(each) => {
-                    let one = |answer| self.read(&line, answer, scripts::extended);
-                    extended.extend(each.into_iter().map(one));
-                }
-                Err(error) => {
-                    extended.push(Err(error));
-                    extended.extend((1..count).map(|_| Ok(Extended::Unknown)));
-                }
-            }
-        }
+        // Ordering: Relaxed, no partner: whoever does not see it yet is told by the server.
+        let together = if self.by_slot.load(Ordering::Relaxed) {
+            None
+        } else {
+            self.together(&calls).await?
+        };
+        let mut extended = if let Some(extended) = together {
+            extended
+        } else {
+            // Ordering: Relaxed, as above.
+            self.by_slot.store(true, Ordering::Relaxed);
+            let each = keys.iter().zip(arguments.chunks(2));
+            let each = each.map(|(lock, said)| self.alone(lock, said[0], said[1]));
+            join_all(each).await
+        };
         // Of a few that have failed nothing is known; if all have, it can be said why.
         let known = |one: &Result<_, _>| matches!(one, Ok(known) if *known != Extended::Unknown);
         if !extended.iter().any(known) {
@@ -261,7 +319,12 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
         true
     }
 
-    /// All in one round trip, by as many scripts as keep the server from others for a moment each.
+    fn resends(&self) -> bool {
+        self.connect.resends()
+    }
+
+    /// All in one round trip, by as many scripts as keep the server from others for a moment each; by one script each
+    /// where keys have slots.
     const MAX_BATCH: usize = 10_000;
 }
 
@@ -306,12 +369,31 @@ impl Failure {
             },
             _ => {}
         }
-        match error.code() {
+        let code = match error.code() {
+            Some("ERR") => error.detail().and_then(raised),
+            code => code,
+        };
+        match code {
             // Out of memory, cannot write to its disk, in a script that does not end, too few replicas.
-            Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS") => Self::NotNow,
+            Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING" | "CLUSTERDOWN") => {
+                Self::NotNow
+            }
+            Some("READONLY" | "MASTERDOWN") => Self::WrongServer,
             _ => Self::Refused,
         }
     }
+}
+
+/// The code of an error that a command of a script has raised, as a server before Redis 7.0 tells it: in the middle of a
+/// text about the script.
+fn raised(text: &str) -> Option<&str> {
+    let (_, raised) = text.split_once(": -")?;
+    raised.split(' ').next()
+}
+
+/// Whether keys are of several slots, which only a cluster has.
+fn is_crossed(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot)
 }
 
 /// Whether a connection was refused for good, by the server or by the client's own settings.
@@ -321,4 +403,37 @@ fn is_refused(error: &RedisError) -> bool {
         error.kind(),
         ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig
     ) || matches!(code, Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(line: &str) -> Failure {
+        let answer = redis::parse_redis_value(line.as_bytes()).unwrap();
+        Failure::of(&answer.extract_error().unwrap_err())
+    }
+
+    // Mutant: D134
+    #[test]
+    fn what_a_script_raises_is_understood_from_old_servers_and_new_ones() {
+        use Failure::{NotNow, Refused, WrongServer};
+        for (code, wanted) in [
+            ("READONLY", WrongServer),
+            ("MASTERDOWN", WrongServer),
+            ("OOM", NotNow),
+            ("MISCONF", NotNow),
+            ("NOREPLICAS", NotNow),
+            ("CLUSTERDOWN", NotNow),
+            ("WRONGTYPE", Refused),
+            ("LOCKKIT", Refused),
+        ] {
+            let new = format!("-{code} Something script: ab, on @user_script:1.\r\n");
+            assert_eq!(failure(&new), wanted, "{new}");
+            let old = "-ERR Error running script (call to f_ab): @user_script:1: @user_script: 1: ";
+            let old = format!("{old}-{code} Something \r\n");
+            assert_eq!(failure(&old), wanted, "{old}");
+        }
+        assert_eq!(failure("-ERR value is not an integer\r\n"), Refused);
+    }
 }

@@ -21,7 +21,8 @@ use tokio::time::{Instant, interval_at, sleep, timeout};
 
 use crate::link::Connect;
 
-/// The pauses between two attempts to connect: the first, and the longest.
+/// The pauses between two attempts to connect: the first, and the longest. A connection that has held for longer than
+/// that was a good one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// A step of the connection that takes longer than this has failed.
@@ -148,6 +149,9 @@ struct Audience {
     new: Vec<(oneshot::Sender<Answer>, [watch::Receiver<u64>; 2])>,
 }
 
+/// How long to wait before the next attempt to connect.
+struct Pause(Duration);
+
 /// How listening on one connection has ended.
 enum End {
     /// Nobody can ask any more.
@@ -158,7 +162,7 @@ enum End {
 
 async fn listen<C: Connect>(connect: Arc<C>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let mut audience = Audience::default();
-    let mut pause = PAUSE.0;
+    let mut pause = Pause(PAUSE.0);
     loop {
         while audience.channels.is_empty() {
             let Some(order) = orders.recv().await else {
@@ -166,6 +170,7 @@ async fn listen<C: Connect>(connect: Arc<C>, mut orders: mpsc::UnboundedReceiver
             };
             audience.note(order);
         }
+        let begun = Instant::now();
         let lost = match limited(connect.listen()).await {
             Ok(Some(connection)) => match serve(connection, &mut audience, &mut orders).await {
                 End::Over => return,
@@ -184,8 +189,20 @@ async fn listen<C: Connect>(connect: Arc<C>, mut orders: mpsc::UnboundedReceiver
         };
         tracing::debug!(error = %lost, "the connection to listen on is lost");
         audience.answer(|_| Err(lost.clone()));
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        sleep(pause.after(begun.elapsed())).await;
+    }
+}
+
+impl Pause {
+    /// After an attempt that has come to an end after so long.
+    fn after(&mut self, lasted: Duration) -> Duration {
+        // Or it has hung, and there was a pause already.
+        if lasted > PAUSE.1 {
+            self.0 = PAUSE.0;
+        }
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSE.1);
+        pause
     }
 }
 
@@ -336,4 +353,20 @@ impl Audience {
 struct Change {
     new: Vec<Vec<u8>>,
     idle: Vec<Vec<u8>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Mutant: D135
+    #[test]
+    fn the_pauses_grow_with_each_failure_and_begin_anew_after_a_good_connection() {
+        let mut pause = Pause(PAUSE.0);
+        let failed = |pause: &mut Pause| pause.after(Duration::ZERO).as_millis();
+        let pauses = [(); 9].map(|()| failed(&mut pause));
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(pause.after(PAUSE.1 * 2), PAUSE.0);
+        assert_eq!(failed(&mut pause), 20);
+    }
 }

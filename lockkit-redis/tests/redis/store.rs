@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use crate::fixture::{Fixture, GIVE_UP, ask, extend, granted, in_line, is_rejected, key, text};
-use lockkit_core::lease::{Extended, LeaseStore, Released, StoreError, Watch as _};
+use lockkit_core::lease::{Acquired, Extended, LeaseStore, Released, StoreError, Watch as _};
 use lockkit_redis::{Dialled, PrefixError, RedisStore, Shared};
 use lockkit_test::redis::{Fault, Settings};
 use redis::{AsyncConnectionConfig, Client, cmd};
+use tokio::time::sleep;
 
 // === round trips ===
 
-// Mutants: D2, D50
+// Mutants: D2, D50, D10
 #[tokio::test]
 async fn each_step_is_one_round_trip() {
     let fixture = Fixture::new().await;
@@ -101,6 +102,43 @@ async fn nothing_is_left_of_a_lock_but_its_counter() {
     assert_eq!(keys, ["lockkit{:k}:fence"]);
 }
 
+/// A cluster of one server, which has all slots.
+async fn cluster() -> Fixture {
+    let fixture = Fixture::with(Settings::new().parameter("cluster-enabled", "yes")).await;
+    let mut all = cmd("CLUSTER");
+    all.arg("ADDSLOTSRANGE").arg(0).arg(16_383);
+    fixture.ask::<()>(&mut all).await;
+    loop {
+        let info: String = fixture.ask(cmd("CLUSTER").arg("INFO")).await;
+        if info.contains("cluster_state:ok") {
+            return fixture;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+// Mutant: D130
+#[tokio::test]
+async fn on_a_cluster_each_lock_of_a_batch_is_extended_by_a_script_of_its_own() {
+    let fixture = cluster().await;
+    let store = fixture.store();
+    let specs: Vec<_> = (0..3).map(|n| ask(&format!("k{n}"))).collect();
+    let batch: Vec<_> = specs.iter().map(extend).collect();
+    granted(store.acquire(&specs[0]).await);
+    granted(store.acquire(&ask("k1")).await);
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        let _ = fixture.proxy.take_trips();
+        assert_eq!(
+            store.extend(&batch).await.unwrap(),
+            [Extended::Extended, Extended::HeldByOther, Extended::Absent]
+        );
+        sent = fixture.proxy.take_trips().1;
+    }
+    // That it is a cluster is known by then.
+    assert_eq!(sent, ["EVALSHA"; 3]);
+}
+
 #[tokio::test]
 async fn each_key_has_its_names_in_one_slot() {
     let fixture = Fixture::with(Settings::new().parameter("cluster-enabled", "yes")).await;
@@ -117,6 +155,23 @@ async fn each_key_has_its_names_in_one_slot() {
         slots.dedup();
         assert_eq!(slots.len(), 1, "{name}");
     }
+}
+
+// Mutant: D136
+#[tokio::test]
+async fn a_lock_whose_ttl_was_taken_away_is_held_for_long() {
+    let fixture = Fixture::new().await;
+    let store = fixture.store();
+    granted(store.acquire(&ask("k")).await);
+    fixture
+        .ask::<()>(cmd("PERSIST").arg("lockkit{:k}:lock"))
+        .await;
+    let Acquired::Busy { remaining, .. } = store.acquire(&ask("k")).await.unwrap() else {
+        panic!("it is held");
+    };
+    let status = store.inspect(&key("k")).await.unwrap().unwrap();
+    let hour = Duration::from_hours(1);
+    assert!(remaining > hour && status.remaining > hour);
 }
 
 #[tokio::test]
@@ -232,6 +287,77 @@ async fn a_server_that_forbids_scripts_is_told_apart() {
     fixture.ask::<()>(&mut forbid).await;
     let refused = fixture.store().acquire(&ask("k")).await.unwrap_err();
     assert!(is_rejected(&refused, "permissions"), "{refused:?}");
+}
+
+/// All that the documentation of the store names.
+const RIGHTS: &str = "+eval +evalsha +ping +subscribe +unsubscribe +del +exists +get +hdel +hget +hset +hvals +incr \
+     +pexpire +pttl +publish +set +time +zadd +zrange +zrem +zrevrange";
+
+/// A store of a user who has the rights for its keys, and these.
+async fn store_of(fixture: &Fixture, rights: &str) -> RedisStore {
+    let mut user = cmd("ACL");
+    user.arg("SETUSER").arg("clerk").arg("reset").arg("on");
+    user.arg(">secret").arg("~lockkit*");
+    user.arg(rights.split_whitespace().collect::<Vec<_>>());
+    fixture.ask::<()>(&mut user).await;
+    let url = fixture.proxy.url();
+    let url = url.replace("redis://", "redis://clerk:secret@");
+    RedisStore::new(Client::open(url).unwrap())
+}
+
+// Mutant: D115
+#[tokio::test]
+async fn the_rights_that_the_documentation_names_are_enough() {
+    let fixture = Fixture::new().await;
+    let store = store_of(&fixture, &format!("&lockkit* {RIGHTS}")).await;
+    for ahead in [1_i64, 9_007_199_254_740_993] {
+        fixture
+            .ask::<()>(cmd("SET").arg("lockkit{:k}:fence").arg(ahead))
+            .await;
+        let (one, other) = (ask("k"), in_line(ask("k")));
+        granted(store.acquire(&one).await);
+        store.acquire(&other).await.unwrap();
+        let watch = store.watch(&other.key, &other.token).await;
+        let status = store.inspect(&one.key).await.unwrap().unwrap();
+        assert_eq!(status.waiting, Some(1));
+        let extended = store.extend(&[extend(&one)]).await.unwrap();
+        assert_eq!(extended, [Extended::Extended]);
+        store.release(&one.key, &one.token).await.unwrap();
+        watch.unwrap().unwrap().heard().await;
+        granted(store.acquire(&other).await);
+        store.release(&other.key, &other.token).await.unwrap();
+    }
+    // What the connection to listen on is asked every five seconds.
+    let mut asks = fixture.connection().await;
+    let mut auth = cmd("AUTH");
+    auth.arg("clerk").arg("secret");
+    auth.query_async::<()>(&mut asks).await.unwrap();
+    cmd("PING").query_async::<()>(&mut asks).await.unwrap();
+}
+
+/// What is published is a hint.
+// Mutant: D132
+#[tokio::test]
+async fn who_may_not_publish_gives_back_and_hands_on_all_the_same() {
+    let fixture = Fixture::new().await;
+    let store = store_of(&fixture, &format!("resetchannels {RIGHTS}")).await;
+    let (one, other) = (ask("k"), in_line(ask("k")));
+    granted(store.acquire(&one).await);
+    store.acquire(&other).await.unwrap();
+    let handed_on = store.release(&one.key, &one.token).await.unwrap();
+    assert_eq!(handed_on, Released::Released);
+    granted(store.acquire(&other).await);
+    let (alone, third) = (store.release(&other.key, &other.token), in_line(ask("k")));
+    assert_eq!(alone.await.unwrap(), Released::Released);
+    granted(store.acquire(&third).await);
+    store.acquire(&in_line(ask("k"))).await.unwrap();
+    // Those in line are gone when the lock is given back by the longer script.
+    fixture
+        .ask::<()>(cmd("DEL").arg("lockkit{:k}:places"))
+        .await;
+    let long = store.release(&third.key, &third.token).await.unwrap();
+    assert_eq!(long, Released::Released);
+    assert!(store.inspect(&third.key).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -397,11 +523,20 @@ async fn of_a_batch_each_is_answered_by_itself() {
 async fn a_connection_of_the_callers_is_used_and_cannot_listen() {
     let fixture = Fixture::new().await;
     let connection = fixture.connection().await;
-    let store = RedisStore::with(Shared(connection));
+    let store = RedisStore::with(Shared::new(connection));
     let spec = ask("k");
     granted(store.acquire(&spec).await);
     assert!(store.watch(&spec.key, &spec.token).await.unwrap().is_none());
     assert_eq!(fixture.connections().await, 1);
+}
+
+// Mutant: D133
+#[tokio::test]
+async fn a_connection_that_may_send_twice_is_known_for_it() {
+    let fixture = Fixture::new().await;
+    let shared = Shared::new(fixture.connection().await);
+    assert!(!RedisStore::with(shared.clone()).resends());
+    assert!(RedisStore::with(shared.resends(true)).resends());
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use lockkit_core::lease::{AcquireError, LeaseStore as _};
+use lockkit_core::lease::{AcquireError, LeaseStore as _, ReleaseOutcome};
 use lockkit_redis::{Dialled, RedisLocks, RedisStore};
 use lockkit_test::redis::{Fault, Settings};
-use redis::{Client, Cmd, cmd};
+use redis::{AsyncConnectionConfig, Client, Cmd, cmd};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
@@ -153,6 +153,30 @@ async fn a_ttl_that_is_shorter_than_the_way_to_the_server_is_refused_with_both_t
     assert!(fixture.store().inspect(&key("k")).await.unwrap().is_none());
     // It is not the lock's fault: one that is long enough is granted.
     assert!(locks.lock("k").acquire().await.unwrap().is_valid());
+}
+
+/// Else all would be said to the same dead connection, until TCP gives it up.
+// Mutant: D131
+#[tokio::test]
+async fn a_connection_without_answers_is_left_though_the_client_would_wait_for_longer() {
+    for fault in [Fault::HalfOpen, Fault::Mute] {
+        let fixture = Fixture::new().await;
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let client = Client::open(fixture.proxy.url()).unwrap();
+        let store = RedisStore::with(Dialled::new(client).config(config));
+        let locks = RedisLocks::builder(store).call_timeout(MS * 500);
+        let locks = locks.wait(MS * 20_000).build().unwrap();
+        let before = locks.lock("k").ttl(MINUTE).acquire().await.unwrap();
+        fixture.proxy.next(fault);
+        let guard = locks.lock("other").ttl(MINUTE).acquire().await.unwrap();
+        assert_eq!(guard.release().await, ReleaseOutcome::Released, "{fault:?}");
+        fixture.proxy.next(fault);
+        assert_eq!(
+            before.release().await,
+            ReleaseOutcome::Released,
+            "{fault:?}"
+        );
+    }
 }
 
 fn runtime() -> Runtime {
