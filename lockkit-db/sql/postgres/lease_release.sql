@@ -2,6 +2,9 @@
 -- Takes:   $1 key, $2 token
 -- Returns: 0 nobody has held the lock, 1 somebody else does, 2 it was the token's
 -- Costs:   one row is written, or none
+--
+-- What it has not released is looked at as it was when this began: if the lock was over and taken while this one waited
+-- for the row, it answers 0, and 1 when it is said again.
 WITH now AS MATERIALIZED (
     SELECT us FROM lockkit_lease_now
 ), released AS (

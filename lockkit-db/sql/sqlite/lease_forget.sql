@@ -1,12 +1,7 @@
 -- Removes rows of locks that nobody has held for long.
--- Takes:   ?1 for how long, in microseconds, ?2 how many rows at most
--- Changes: those rows
--- Costs:   a walk over the table
---
--- The next fence of such a lock is the time, which has to be above the last one: a fence that is ahead of the clock stays.
+-- Takes:   ?1 a JSON list of keys that `lease_unused` has told, ?2 for how long, as it was asked
+-- Changes: the rows of those of which it is true still
 DELETE FROM lockkit_lease
-WHERE key IN (
-    SELECT l.key
-    FROM lockkit_lease AS l, lockkit_lease_now AS n
-    WHERE l.until <= n.us - ?1 AND l.fence <= n.us - ?1
-    LIMIT ?2)
+WHERE key IN (SELECT value FROM json_each(?1))
+  AND until <= (SELECT us FROM lockkit_lease_now) - ?2
+  AND fence <= (SELECT us FROM lockkit_lease_now) - ?2

@@ -170,6 +170,13 @@ fn is_fatal(error: &PgDatabaseError) -> bool {
     matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
 }
 
+/// [`is_fatal`], whatever else the server has said of it.
+#[cfg(any(feature = "lease", feature = "queue"))]
+pub(crate) fn ends_session(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.try_downcast_ref().is_some_and(is_fatal))
+}
+
 pub(crate) fn class(error: &PgDatabaseError) -> Class {
     match error.code() {
         // CockroachDB restarts with 40001 as well, Aurora DSQL with OC000 and OC001.

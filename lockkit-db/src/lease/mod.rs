@@ -23,11 +23,14 @@
 //! | release | one statement, one durable commit; then a notification, in the background | a transaction of one statement, or two |
 //! | inspect | one statement that writes nothing | a look that takes no lock |
 //!
-//! On PostgreSQL a statement is a round trip. A store has connections of its own, which it opens when they are needed.
+//! On PostgreSQL a statement is a round trip; two if its connection has not sent it before, one more if the connection has
+//! rested for a second, and again one for each time that somebody else has taken the lock while an acquire was under way. A
+//! store has connections of its own, which it opens when they are needed.
 //!
 //! # The table
 //! `lockkit_lease` has a row for each lock that was ever held; what makes and changes it is noted in
-//! `lockkit_lease_migration`. **The row of a lock that is free stays**, some 100 bytes, because it keeps the last fence.
+//! `lockkit_lease_migration`. **The row of a lock that is free stays**, because it keeps the last fence: some 50 bytes and
+//! the name, twice that on PostgreSQL, and the name once more in its index.
 //! Where the names of locks are without number, `forget_unused` removes the rows of those that nobody has held for days.
 //! That is safe since a fence is never below the time of its grant: the next one of a forgotten lock is the time, which is
 //! above all that were given days ago, as long as the clock is not set back by that much. A row whose fence is ahead of the
@@ -45,6 +48,7 @@
 //! - **A failover to a standby that had not heard of a grant** loses it, unless commits wait for that standby
 //!   (`synchronous_standby_names`): the next one gets the lock while the first believes in it. His fence is higher all the
 //!   same, as long as the clocks of the two servers agree.
+//! - **A SQLite file that is replaced or removed while it is used** is two files, and each has its own holder.
 //! - **Who comes first is not served first.** [`Locker`]s of one process line up; between processes, whoever asks first after a
 //!   release gets the lock. `fair(true)` is refused with an error.
 //!
@@ -99,8 +103,8 @@ use crate::Error;
 /// Where it is noted which steps of the schema were taken: a table of the locks' own, as the queue's steps are none of theirs.
 const JOURNAL: &str = "lockkit_lease_migration";
 
-/// How many rows are removed at most by one call.
-const FORGET_LIMIT: i64 = 10_000;
+/// How many rows are looked at in one step, by who removes some.
+const FORGET_STEP: i64 = 1000;
 
 /// A lock is forgotten after this long at the earliest, and asked to be after that long at most.
 const FORGET: (Duration, Duration) = (

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockkit_core::sync::Mutex;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgRow};
-use tokio::time::timeout;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
 
 use super::bells::{Bells, Ear};
 use super::{
-    AcquireSpec, Acquired, ExtendSpec, Extended, FORGET_LIMIT, Failure, JOURNAL, Key, LeaseStore,
+    AcquireSpec, Acquired, ExtendSpec, Extended, FORGET_STEP, Failure, JOURNAL, Key, LeaseStore,
     Locker, Released, Status, StoreError, Token, Watch, check_forget, check_patience, failed,
     fence, holder, micros,
 };
@@ -39,8 +40,9 @@ const CHANNEL: &str = "lockkit_lease";
 /// How long a notification may take. What is said meanwhile goes with the next one.
 const TELL: Duration = Duration::from_secs(5);
 
-/// How often an acquire is sent to which somebody else was faster, each time.
-const ROUNDS: u32 = 10;
+/// For how long the connection that listens stays when nobody waits any more: whoever is next finds it there. What is told
+/// meanwhile is little enough to pile up.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The most connections.
 const MOST: usize = 1000;
@@ -57,16 +59,18 @@ pub struct PostgresOptions {
     migrate: bool,
 }
 
-/// Keeps locks in a PostgreSQL database, 13 or newer, for any number of processes: each step is one statement, and one
-/// round trip. There may be other tables in it, also those of the queue.
+/// Keeps locks in a PostgreSQL database, 13 or newer, for any number of processes: each step is one statement. There may
+/// be other tables in it, also those of the queue.
 ///
 /// The store has connections of its own, with settings of their own, so they must be direct ones or a pooler's in session
 /// mode. One that was used by a call that was dropped, or that got no answer in time, is closed. It needs no superuser; to
 /// make its tables it needs the right to.
 ///
 /// Who waits for a lock hears of a release at once in the same process, and soon from others, which notify it after their
-/// commit, on one connection more that is open while somebody waits. If that is lost, or cannot be had, it asks again and
-/// again.
+/// commit, on one connection more that is open while somebody waits, and some seconds longer. If that is lost, or cannot be
+/// had, or if a process dies before it has told of its release, it asks again and again. A [`PostgresWatch`] listens for
+/// all of its store while it is polled: one that was polled, and is neither polled again nor dropped, keeps the others
+/// from hearing.
 ///
 /// The clock is the server's. See [the module](super) for costs, and for what is not promised.
 ///
@@ -93,6 +97,14 @@ pub struct PostgresWatch {
     ear: Option<Ear>,
 }
 
+/// A release that has begun. Dropped, it tells that the lock may be free, as it may be: by this one, whose answer was lost
+/// or not waited for, or by one before it.
+struct Releasing<'a> {
+    inner: &'a Arc<Inner>,
+    key: &'a Key,
+    is_kept: bool,
+}
+
 struct Inner {
     lanes: Connections,
     /// For notifications.
@@ -103,6 +115,11 @@ struct Inner {
     telling: tokio::sync::Mutex<()>,
     bells: Arc<Bells>,
     listening: Listening,
+    /// How often it has happened that nobody waited any more.
+    rests: Mutex<u64>,
+    patience: Duration,
+    /// In which it was opened; a watch or a release may be dropped anywhere.
+    runtime: Handle,
 }
 
 // === impl PostgresOptions, PostgresStore ===
@@ -129,7 +146,8 @@ impl PostgresOptions {
         self
     }
 
-    /// How long a step waits for a connection, and how long the server is at it, before [`StoreError::Unreachable`].
+    /// How long a step may take before [`StoreError::Unreachable`]: one half of it to wait for a connection, or for one to
+    /// be opened, the other at the server.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -174,8 +192,9 @@ impl PostgresStore {
             let problem = format!("must be from 1 to {MOST}");
             return Err(Error::invalid("connections", problem));
         }
-        let connections =
-            |most, commits| Connections::new(&options.connect, most, commits, options.patience);
+        // For a connection, and for the server. It counts in milliseconds, and takes none of them for no limit.
+        let half = (options.patience / 2).max(Duration::from_millis(1));
+        let connections = |most, commits| Connections::new(&options.connect, most, commits, half);
         let lanes = connections(options.connections, Commits::Durable);
         schema::prepare(&lanes, JOURNAL, MIGRATIONS, options.migrate).await?;
         Ok(Self {
@@ -186,26 +205,41 @@ impl PostgresStore {
                 telling: tokio::sync::Mutex::default(),
                 bells: Arc::default(),
                 listening: Listening::new(&options.connect, CHANNEL),
+                rests: Mutex::default(),
+                patience: options.patience,
+                runtime: Handle::current(),
             }),
             // On its way, and then at the server.
-            settle: (options.patience * 2).max(Duration::from_secs(5)),
+            settle: options.patience.max(Duration::from_secs(5)),
         })
     }
 
-    /// Removes the rows of locks that nobody has held for so long, at most 10,000, and tells how many these were.
+    /// Removes the rows of locks that nobody has held for so long, and tells how many these were.
     ///
-    /// One statement, which walks over the table. Why fences grow all the same is said in [the module](super).
+    /// A walk over the whole table, 1,000 rows at a time: one statement and one durable commit for each time, so that none
+    /// of them takes long. Why fences grow all the same is said in [the module](super).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for less than 48 hours or more than 100 years; or the database's.
+    /// [`Error::Invalid`] for less than 48 hours or more than 100 years; or the database's, when some are removed
+    /// already.
     ///
     /// # Cancel safety
-    /// Dropped, they are removed or not.
+    /// Dropped, some are removed.
     pub async fn forget_unused(&self, unused_for: Duration) -> Result<u64, Error> {
         let time = check_forget(unused_for)?;
-        let forget = sqlx::query(sql!("forget")).bind(time).bind(FORGET_LIMIT);
-        let rows = self.inner.lanes.write(forget).await?;
-        Ok(rows[0].get::<i64, _>(0) as u64)
+        let (mut last, mut gone) = (String::new(), 0);
+        loop {
+            let forget = sqlx::query(sql!("forget"))
+                .bind(&last)
+                .bind(time)
+                .bind(FORGET_STEP);
+            let rows = self.inner.lanes.write(forget).await?;
+            gone += rows[0].get::<i64, _>(1) as u64;
+            match rows[0].get(0) {
+                Some(next) => last = next,
+                None => return Ok(gone),
+            }
+        }
     }
 
     async fn write(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
@@ -223,7 +257,8 @@ impl LeaseStore for PostgresStore {
     type Watch = PostgresWatch;
 
     async fn acquire(&self, spec: &AcquireSpec) -> Result<Acquired, StoreError> {
-        for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        loop {
             let acquire = sqlx::query(sql!("acquire"))
                 .bind(spec.key.as_str())
                 .bind(&spec.token.as_bytes()[..])
@@ -232,7 +267,11 @@ impl LeaseStore for PostgresStore {
             let rows = self.write(acquire).await?;
             let Some(row) = rows.first() else {
                 // Nothing was done, and the one who was faster is seen by now.
-                continue;
+                if begun.elapsed() < self.inner.patience {
+                    continue;
+                }
+                let text = "somebody else was faster each time";
+                return Err(StoreError::unreachable(text));
             };
             if let Some(number) = row.get(0) {
                 return Ok(Acquired::Granted {
@@ -244,9 +283,6 @@ impl LeaseStore for PostgresStore {
                 holder: holder(row.get(1), row.get(2))?,
             });
         }
-        Err(StoreError::unreachable(
-            "somebody else was faster each time",
-        ))
     }
 
     async fn extend(&self, batch: &[ExtendSpec]) -> Result<Vec<Extended>, StoreError> {
@@ -262,7 +298,8 @@ impl LeaseStore for PostgresStore {
         let state = |row: &PgRow| match row.get::<i32, _>(0) {
             0 => Extended::Absent,
             1 => Extended::HeldByOther,
-            _ => Extended::Extended,
+            2 => Extended::Extended,
+            _ => Extended::Unknown,
         };
         Ok(self.write(extend).await?.iter().map(state).collect())
     }
@@ -271,19 +308,23 @@ impl LeaseStore for PostgresStore {
         let release = sqlx::query(sql!("release"))
             .bind(key.as_str())
             .bind(&token.as_bytes()[..]);
-        let rows = self.write(release).await?;
-        Ok(match rows[0].get::<i32, _>(0) {
-            // Perhaps by a release before this one, of which nobody was told: its answer was lost.
-            0 => {
-                self.inner.tell(key);
-                Released::Absent
-            }
+        let mut releasing = Releasing {
+            inner: &self.inner,
+            key,
+            is_kept: false,
+        };
+        let answer = self.write(release).await;
+        let answer = answer.map(|rows| match rows[0].get::<i32, _>(0) {
+            0 => Released::Absent,
             1 => Released::HeldByOther,
-            _ => {
-                self.inner.tell(key);
-                Released::Released
-            }
-        })
+            _ => Released::Released,
+        });
+        releasing.is_kept = matches!(
+            answer,
+            Ok(Released::HeldByOther)
+                | Err(StoreError::Unreachable { .. } | StoreError::Rejected { .. })
+        );
+        answer
     }
 
     async fn watch(&self, key: &Key, _token: &Token) -> Result<Option<PostgresWatch>, StoreError> {
@@ -316,25 +357,55 @@ impl LeaseStore for PostgresStore {
     }
 }
 
-// === impl Inner, PostgresWatch ===
+// === impl Releasing, Inner, PostgresWatch ===
+
+impl Drop for Releasing<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.inner.tell(self.key);
+        }
+    }
+}
 
 impl Inner {
-    /// Tells this process that a lock is free, and the others soon.
+    /// Tells this process that a lock may be free, and the others soon.
     fn tell(self: &Arc<Self>, key: &Key) {
         self.bells.ring(key.as_str());
         self.untold.lock().push(key.as_str().to_owned());
         let inner = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             // Whoever was before has told of all that was untold then.
             let _turn = inner.telling.lock().await;
             let keys = std::mem::take(&mut *inner.untold.lock());
-            if !keys.is_empty() {
-                let notify = sqlx::query(sql!("notify")).bind(keys.clone());
-                let told = timeout(TELL, inner.teller.write(notify)).await;
-                if !matches!(told, Ok(Ok(_))) {
-                    // They go with the next ones.
-                    inner.untold.lock().extend(keys);
-                }
+            if !keys.is_empty() && !inner.notify(&keys).await {
+                // They go with the next ones.
+                inner.untold.lock().extend(keys);
+            }
+        });
+    }
+
+    /// Notifies other processes; once more if the connection was found to be gone.
+    async fn notify(&self, keys: &[String]) -> bool {
+        let notify = || self.teller.write(sqlx::query(sql!("notify")).bind(keys));
+        let told = async { notify().await.is_ok() || notify().await.is_ok() };
+        timeout(TELL, told).await.unwrap_or(false)
+    }
+
+    /// Stops listening, unless somebody waits again soon.
+    fn rest(self: &Arc<Self>) {
+        let number = {
+            let mut rests = self.rests.lock();
+            *rests += 1;
+            *rests
+        };
+        let inner = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            sleep(LINGER).await;
+            if let Some(inner) = inner.upgrade()
+                && *inner.rests.lock() == number
+                && inner.bells.is_empty()
+            {
+                inner.listening.close();
             }
         });
     }
@@ -364,7 +435,7 @@ impl Drop for PostgresWatch {
         drop(self.ear.take());
         // Or what is told would pile up where nobody reads it.
         if self.inner.bells.is_empty() {
-            self.inner.listening.close();
+            self.inner.rest();
         }
     }
 }
@@ -382,10 +453,13 @@ impl fmt::Debug for PostgresWatch {
 fn lost(error: Error) -> StoreError {
     failed(error, |error| {
         let is_for_now = match code(error) {
-            // Read-only for now; no room, or no connections left; being started, ended or looked after; trouble of its own.
+            // Read-only for now; a statement that the server has forgotten, or whose tables have changed: it is prepared
+            // anew on the next connection.
+            Some("25006" | "26000" | "0A000") => true,
+            // No room, or no connections left; being started, ended or looked after; trouble of its own.
             Some(code) => {
                 let kinds = ["08", "40", "53", "55", "57", "58", "XX"];
-                code == "25006" || kinds.iter().any(|kind| code.starts_with(kind))
+                kinds.iter().any(|kind| code.starts_with(kind))
             }
             // The client's own words: a connection that could not be made.
             None => classify_sqlx(error) == Class::ConnectionLost,

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteRow, SqliteSynchronous};
 
 use super::bells::{Bells, Ear};
 use super::{
-    AcquireSpec, Acquired, ExtendSpec, Extended, FORGET_LIMIT, Failure, JOURNAL, Key, LeaseStore,
+    AcquireSpec, Acquired, ExtendSpec, Extended, FORGET_STEP, Failure, JOURNAL, Key, LeaseStore,
     Locker, Released, Status, StoreError, Token, Watch, check_forget, check_patience, failed,
     fence, holder, micros,
 };
@@ -50,7 +50,9 @@ pub struct SqliteOptions {
 ///
 /// It has one connection that writes and one that reads. Journal mode is WAL, writers begin immediately, and each commit is
 /// synced to the disk. Who waits for a lock hears of a release at once in the same process, and looks for those of others,
-/// ever more seldom, every 50 ms in the end.
+/// ever more seldom, every 50 ms in the end: each lock that somebody waits for is a look of its own, and all looks of a
+/// store stand in one line. A [`SqliteWatch`] that was polled, and is neither polled again nor dropped, may hold that line
+/// up.
 ///
 /// The clock is this machine's. See [the module](super) for costs, and for what is not promised.
 ///
@@ -159,19 +161,41 @@ impl SqliteStore {
         })
     }
 
-    /// Removes the rows of locks that nobody has held for so long, at most 10,000, and tells how many these were.
+    /// Removes the rows of locks that nobody has held for so long, and tells how many these were.
     ///
-    /// A walk over the table, and a transaction. Why fences grow all the same is said in [the module](super).
+    /// A walk over the whole table that takes no lock, 1,000 rows at a time, and a transaction for each time that has found
+    /// some. Why fences grow all the same is said in [the module](super).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for less than 48 hours or more than 100 years; or the database's.
+    /// [`Error::Invalid`] for less than 48 hours or more than 100 years; or the database's, when some are removed
+    /// already.
     ///
     /// # Cancel safety
-    /// Dropped, they are removed or not.
+    /// Dropped, some are removed.
     pub async fn forget_unused(&self, unused_for: Duration) -> Result<u64, Error> {
         let time = check_forget(unused_for)?;
+        let (mut last, mut gone) = (String::new(), 0);
+        loop {
+            let rows = in_turn!(self.inner.reader, turn => {
+                let unused = sqlx::query(sql!("unused")).bind(&last).bind(time).bind(FORGET_STEP);
+                unused.fetch_all(turn.connection().await?).await
+            })?;
+            match rows.last() {
+                Some(row) => last = row.get(0),
+                None => return Ok(gone),
+            }
+            let unused = rows.iter().filter(|row| row.get(1));
+            let unused: Vec<&str> = unused.map(|row| row.get(0)).collect();
+            if !unused.is_empty() {
+                gone += self.forget(&unused, time).await?;
+            }
+        }
+    }
+
+    async fn forget(&self, unused: &[&str], time: i64) -> Result<u64, Error> {
+        let keys = serde_json::to_string(unused).expect("texts are JSON");
         in_turn!(self.inner.writer, turn => {
-            let forget = sqlx::query(sql!("forget")).bind(time).bind(FORGET_LIMIT);
+            let forget = sqlx::query(sql!("forget")).bind(&keys).bind(time);
             let gone = forget.execute(turn.begin().await?).await?.rows_affected();
             turn.commit().await?;
             Ok(gone)

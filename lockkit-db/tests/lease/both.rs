@@ -18,6 +18,8 @@ on_both! {
     a_fence_grows_over_a_row_that_was_forgotten
     a_fence_that_is_ahead_of_the_clock_is_not_forgotten
     what_is_held_or_was_lately_is_not_forgotten
+    all_that_is_unused_is_forgotten_wherever_it_is
+    a_clock_that_is_set_back_takes_no_lock_away_and_no_fence_back
     locks_and_a_queue_share_a_database
     tables_of_another_version_are_refused
     a_table_that_is_gone_is_a_refusal_of_every_step
@@ -89,6 +91,50 @@ async fn what_is_held_or_was_lately_is_not_forgotten<G: Ground>() {
             "{wrong:?} is not refused"
         );
     }
+}
+
+async fn all_that_is_unused_is_forgotten_wherever_it_is<G: Ground>() {
+    let ground = G::new().await;
+    let store = ground.store().await;
+    ground.stop_clock().await;
+    ground.turn_clock(3 * DAY).await;
+    // Every other one was held until now.
+    ground
+        .run(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500)
+             INSERT INTO lockkit_lease
+             SELECT 'k' || i, NULL, '', 1, CASE i % 2 WHEN 0 THEN 1 ELSE us END
+             FROM n, lockkit_lease_now",
+        )
+        .await;
+    assert_eq!(G::forget(&store, 2 * DAY).await.unwrap(), 1250);
+    assert_eq!(G::forget(&store, 2 * DAY).await.unwrap(), 0);
+    ground.turn_clock(2 * DAY).await;
+    assert_eq!(G::forget(&store, 2 * DAY).await.unwrap(), 1250);
+}
+
+async fn a_clock_that_is_set_back_takes_no_lock_away_and_no_fence_back<G: Ground>() {
+    let ground = G::new().await;
+    let store = ground.store().await;
+    ground.stop_clock().await;
+    ground.turn_clock(DAY).await;
+    let holder = ask("k");
+    let fence = granted(store.acquire(&holder).await);
+    let back = Duration::from_mins(30);
+    ground
+        .run(&format!(
+            "UPDATE test_clock SET us = us - {}",
+            back.as_micros()
+        ))
+        .await;
+    assert_eq!(busy(store.acquire(&ask("k")).await), fence);
+    let extended = store.extend(&[extension(&holder)]).await.unwrap();
+    assert_eq!(extended, [Extended::Extended]);
+    let held = store.inspect(&holder.key).await.unwrap().unwrap();
+    assert_eq!(held.remaining, holder.ttl.get() + back);
+    let released = store.release(&holder.key, &holder.token).await.unwrap();
+    assert_eq!(released, Released::Released);
+    assert!(granted(store.acquire(&ask("k")).await) > fence);
 }
 
 /// Neither takes the other's steps for its own future, or past.

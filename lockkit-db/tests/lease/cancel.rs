@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockkit_db::lease::{AcquireSpec, Extended, LeaseStore, Released, Watch as _};
 use lockkit_test::cancel::at_every_poll_async;
@@ -12,8 +13,11 @@ use crate::scene::{Ground, ask, busy, extension, granted, on_both};
 on_both! {
     a_dropped_acquire_may_be_said_again_and_given_back
     a_dropped_extension_or_release_is_done_or_not
-    a_dropped_wait_keeps_nobody_from_the_lock
+    a_dropped_wait_keeps_nobody_from_the_lock_nor_from_hearing
 }
+
+/// For what a busy machine is to come round to.
+const SOON: Duration = Duration::from_mins(2);
 
 /// What the last run used.
 struct Runs<G: Ground> {
@@ -106,11 +110,11 @@ async fn a_dropped_extension_or_release_is_done_or_not<G: Ground>() {
     .demand(1);
 }
 
-async fn a_dropped_wait_keeps_nobody_from_the_lock<G: Ground>() {
+async fn a_dropped_wait_keeps_nobody_from_the_lock_nor_from_hearing<G: Ground>() {
     let runs = Runs::<G>::new().await;
     let holder = ask("k");
     let store = runs.ground.store().await;
-    let fence = granted(store.acquire(&holder).await);
+    let mut fence = granted(store.acquire(&holder).await);
     at_every_poll_async(
         || async {
             let (store, _) = runs.fresh().await;
@@ -118,18 +122,23 @@ async fn a_dropped_wait_keeps_nobody_from_the_lock<G: Ground>() {
             busy(store.acquire(&spec).await);
             let mut watch = store.watch(&spec.key, &spec.token).await.unwrap().unwrap();
             // Nothing is released, so this is where a whole run ends.
-            let _ = timeout(std::time::Duration::from_millis(20), watch.heard()).await;
+            let _ = timeout(Duration::from_millis(20), watch.heard()).await;
         },
         async |cut| {
-            let Some((store, _)) = runs.last() else {
+            let Some((waits, _)) = runs.last() else {
                 return;
             };
             let spec = ask("k");
-            let mut watch = store.watch(&spec.key, &spec.token).await.unwrap().unwrap();
-            assert_eq!(busy(store.acquire(&spec).await), fence, "{cut}");
-            let released = store.release(&spec.key, &spec.token).await.unwrap();
+            let mut watch = waits.watch(&spec.key, &spec.token).await.unwrap().unwrap();
+            assert_eq!(busy(waits.acquire(&spec).await), fence, "{cut}");
+            let released = waits.release(&spec.key, &spec.token).await.unwrap();
             assert_eq!(released, Released::HeldByOther, "{cut}");
-            drop(watch.heard());
+            // Polled, and dropped.
+            let _ = timeout(Duration::ZERO, watch.heard()).await;
+            let released = store.release(&holder.key, &holder.token).await.unwrap();
+            assert_eq!(released, Released::Released, "{cut}");
+            timeout(SOON, watch.heard()).await.expect("it is told");
+            fence = granted(store.acquire(&holder).await);
         },
     )
     .await

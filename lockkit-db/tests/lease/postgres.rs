@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use lockkit_db::Error;
 use lockkit_db::lease::{
-    AcquireSpec, Extended, LeaseStore, Locker, PostgresOptions, PostgresStore, Released,
-    StoreError, Watch as _,
+    AcquireSpec, ExtendSpec, Extended, LeaseStore, Locker, PostgresOptions, PostgresStore,
+    Released, StoreError, Ttl, Watch as _,
 };
 use lockkit_db::sqlx::{self, AssertSqlSafe, PgConnection};
+use lockkit_test::cancel::{self, at_every_poll_async};
 use lockkit_test::postgres::{Cluster, Cut, Database, Proxy, Settings};
-use tokio::time::{sleep, timeout};
+use tokio::time::{self, sleep, timeout};
 
 use crate::scene::{Ground, ask, busy, extension, granted, key, patient};
 
@@ -138,10 +139,16 @@ async fn a_server_that_crashes_keeps_the_lock_and_the_fence() {
     let store = database.store().await;
     let spec = ask("k");
     let fence = granted(store.acquire(&spec).await);
+    let day = Ttl::new(Duration::from_hours(24)).unwrap();
+    let longer = ExtendSpec::new(spec.key.clone(), spec.token, day);
+    let extended = store.extend(&[longer]).await.unwrap();
+    assert_eq!(extended, [Extended::Extended]);
     for _ in 0..2 {
         tokio::task::block_in_place(|| cluster.crash().unwrap());
         let other = database.store().await;
         assert_eq!(busy(other.acquire(&ask("k")).await), fence);
+        let kept = other.inspect(&spec.key).await.unwrap().unwrap();
+        assert!(kept.remaining > Duration::from_hours(12), "{kept:?}");
         // Its connections are gone, which it may find out by a lost answer.
         let same = loop {
             match store.acquire(&spec).await {
@@ -198,9 +205,10 @@ async fn missing_tables_are_not_made_against_the_callers_will() {
     PostgresStore::open_with(options()).await.unwrap();
 }
 
-/// The smallest of several: a connection that has rested is looked at before it is used.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_step_is_one_round_trip() {
+/// The connection is looked at then, before it is used. Of the others the smallest of several counts, since a busy machine
+/// may let it rest.
+#[tokio::test]
+async fn a_step_is_one_round_trip_and_after_a_rest_two() {
     let database = <Database as Ground>::new().await;
     let proxy = Proxy::start(&database);
     let store = through(&proxy).await;
@@ -211,7 +219,7 @@ async fn a_step_is_one_round_trip() {
         granted(store.acquire(spec).await);
     }
     let batch: Vec<_> = specs.iter().map(extension).collect();
-    let mut least = [u64::MAX; 4];
+    let mut least = [u64::MAX; 5];
     for _ in 0..10 {
         let mut note = |at: usize| {
             let (trips, _) = proxy.take_trips();
@@ -226,8 +234,93 @@ async fn a_step_is_one_round_trip() {
         note(2);
         store.inspect(&specs[0].key).await.unwrap();
         note(3);
+        // Of another's lock: of its own it would tell, by a statement more.
+        store.release(&specs[0].key, &specs[1].token).await.unwrap();
+        note(4);
     }
-    assert_eq!(least, [1; 4]);
+    assert_eq!(least, [1; 5]);
+
+    rest().await;
+    let _ = proxy.take_trips();
+    store.inspect(&specs[0].key).await.unwrap();
+    assert_eq!(proxy.take_trips().0, 2);
+}
+
+/// Lets some time pass for this process alone, which is all in one thread.
+async fn rest() {
+    time::pause();
+    time::advance(Duration::from_secs(2)).await;
+    time::resume();
+}
+
+#[tokio::test]
+async fn connections_that_do_not_answer_any_more_leave_a_step_the_time_for_another_one() {
+    let database = <Database as Ground>::new().await;
+    let proxy = Proxy::start(&database);
+    let store = through(&proxy).await;
+    let key = key("k");
+    let look = || store.inspect(&key);
+    // All at once, each on a connection of its own.
+    let (one, two, three, four) = tokio::join!(look(), look(), look(), look());
+    assert!(one.is_ok() && two.is_ok() && three.is_ok() && four.is_ok());
+    proxy.silence();
+    rest().await;
+    look().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_step_has_half_of_its_patience_at_the_server() {
+    let database = <Database as Ground>::new().await;
+    let proxy = Proxy::start(&database);
+    let _store = through(&proxy).await;
+    let (_, texts) = proxy.take_trips();
+    let set: Vec<_> = texts
+        .iter()
+        .filter(|text| text.contains("SET statement_timeout = "))
+        .collect();
+    assert!(!set.is_empty());
+    for text in set {
+        assert!(text.contains("SET statement_timeout = 15000;"), "{text}");
+    }
+}
+
+/// It is prepared anew on another connection.
+#[tokio::test]
+async fn a_statement_whose_table_was_changed_is_a_step_that_was_not_done() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    let fence = granted(store.acquire(&ask("k")).await);
+    assert_eq!(busy(store.acquire(&ask("k")).await), fence);
+    database
+        .run("ALTER TABLE lockkit_lease ALTER owner TYPE varchar")
+        .await;
+    let answer = store.acquire(&ask("k")).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unreachable { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(busy(store.acquire(&ask("k")).await), fence);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgetting_is_many_short_steps_that_pass_by_what_is_being_taken() {
+    let database = <Database as Ground>::new().await;
+    let proxy = Proxy::start(&database);
+    let store = through(&proxy).await;
+    let fill = "INSERT INTO lockkit_lease SELECT 'k' || n, NULL, '', 1, 1
+                FROM generate_series(1, 2500) AS n";
+    database.run(fill).await;
+    let take = "UPDATE lockkit_lease SET token = '\\x01', until = us + 3600000000
+                FROM lockkit_lease_now WHERE key = 'k77'";
+    let mut first = begin(&database, take).await;
+    let _ = proxy.take_trips();
+    let days = Duration::from_hours(2 * 24);
+    assert_eq!(store.forget_unused(days).await.unwrap(), 2499);
+    let (trips, _) = proxy.take_trips();
+    assert!(trips >= 4, "{trips} round trips");
+    run(&mut first, "COMMIT").await;
+    assert_eq!(store.forget_unused(days).await.unwrap(), 0);
+    assert!(store.inspect(&key("k77")).await.unwrap().is_some());
 }
 
 /// How many sessions wait for a lock of the server's, or listen.
@@ -317,6 +410,51 @@ async fn a_row_that_is_locked_for_too_long_is_a_step_that_was_not_done() {
     assert_eq!(status.holder.fence, fence);
 }
 
+/// The others of its batch are renewed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_locked_holds_up_no_other_lock_of_its_batch() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    let specs = ["c", "b", "a"].map(ask);
+    for spec in &specs {
+        granted(store.acquire(spec).await);
+    }
+    let batch = specs.each_ref().map(extension);
+    let lock = "SELECT FROM lockkit_lease WHERE key = 'b' FOR UPDATE";
+    let mut first = begin(&database, lock).await;
+    assert_eq!(
+        store.extend(&batch).await.unwrap(),
+        [Extended::Extended, Extended::Unknown, Extended::Extended]
+    );
+    run(&mut first, "ROLLBACK").await;
+    assert_eq!(store.extend(&batch).await.unwrap(), [Extended::Extended; 3]);
+}
+
+/// Whoever has done that: a holder has lost it then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_or_release_that_meets_a_takeover_under_way_does_not_undo_it() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    let spec = ask("k");
+    let fence = granted(store.acquire(&spec).await);
+    let take = "UPDATE lockkit_lease SET token = '\\x01', fence = fence + 1";
+    let mut first = begin(&database, take).await;
+    let extended = store.extend(&[extension(&spec)]).await.unwrap();
+    assert_eq!(extended, [Extended::Unknown]);
+    let release = store.release(&spec.key, &spec.token);
+    let go = async {
+        until_there_are(&database, 1, WAITS).await;
+        run(&mut first, "COMMIT").await;
+    };
+    let (released, ()) = tokio::join!(release, go);
+    assert_eq!(released.unwrap(), Released::Absent);
+    let extended = store.extend(&[extension(&spec)]).await.unwrap();
+    assert_eq!(extended, [Extended::HeldByOther]);
+    let released = store.release(&spec.key, &spec.token).await.unwrap();
+    assert_eq!(released, Released::HeldByOther);
+    assert!(busy(store.acquire(&spec).await) > fence);
+}
+
 async fn watch(store: &PostgresStore, spec: &AcquireSpec) -> impl lockkit_db::lease::Watch {
     store.watch(&spec.key, &spec.token).await.unwrap().unwrap()
 }
@@ -358,12 +496,83 @@ async fn who_finds_another_one_about_to_listen_is_woken_when_that_one_does() {
     timeout(SOON, second.heard()).await.expect("it is told");
 }
 
+/// It may be done, or will be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_is_dropped_or_gets_no_answer_is_told_all_the_same() {
+    let database = <Database as Ground>::new().await;
+    let proxy = Proxy::start(&database);
+    let (store, other) = (through(&proxy).await, database.store().await);
+    let (holder, waits) = (ask("k"), ask("k"));
+    let mut watch = watch(&other, &waits).await;
+    granted(store.acquire(&holder).await);
+    proxy.cut_statement(0, Cut::After);
+    assert!(is_lost(&store.release(&holder.key, &holder.token).await));
+    timeout(SOON, watch.heard()).await.expect("it is told");
+
+    granted(store.acquire(&holder).await);
+    at_every_poll_async(
+        || store.release(&holder.key, &holder.token),
+        async |cut| {
+            if cut != cancel::Cut::Unpolled {
+                let told = timeout(SOON, watch.heard()).await;
+                assert!(told.is_ok(), "{cut}");
+            }
+            granted(store.acquire(&holder).await);
+        },
+    )
+    .await
+    .demand(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notification_whose_connection_was_lost_is_sent_on_another_one() {
+    let database = <Database as Ground>::new().await;
+    let proxy = Proxy::start(&database);
+    let (store, other) = (through(&proxy).await, database.store().await);
+    let holder = ask("k");
+    granted(store.acquire(&holder).await);
+    let mut watch = watch(&other, &ask("k")).await;
+    // After the release itself.
+    proxy.cut_statement(1, Cut::Before);
+    assert_eq!(
+        store.release(&holder.key, &holder.token).await.unwrap(),
+        Released::Released
+    );
+    timeout(SOON, watch.heard()).await.expect("it is told");
+    assert_eq!(proxy.cuts(), 1);
+}
+
+/// In one thread, so that no time passes between the two for anything else.
+#[tokio::test]
+async fn who_waits_soon_after_another_one_finds_his_connection() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    let listener = async || {
+        let pid = format!(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND {LISTENS}"
+        );
+        let pids: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(pid))
+            .fetch_all(&mut database.connect().await)
+            .await
+            .unwrap();
+        pids
+    };
+    let first = watch(&store, &ask("k")).await;
+    let before = listener().await;
+    drop(first);
+    let _second = watch(&store, &ask("k")).await;
+    assert_eq!(before.len(), 1);
+    assert_eq!(listener().await, before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_listens_when_nobody_waits() {
     let database = <Database as Ground>::new().await;
     let store = database.store().await;
-    let one = watch(&store, &ask("k")).await;
+    let mut one = watch(&store, &ask("k")).await;
     let other = watch(&store, &ask("l")).await;
+    // Polled, and dropped.
+    let _ = timeout(Duration::ZERO, one.heard()).await;
     until_there_are(&database, 1, LISTENS).await;
     drop(one);
     assert_eq!(sessions(&database, LISTENS).await, 1);

@@ -94,3 +94,19 @@ async fn while_the_file_is_locked_a_held_lock_is_busy_and_a_free_one_not_reached
         Released::Released
     );
 }
+
+#[tokio::test]
+async fn to_look_for_what_can_be_forgotten_takes_no_lock() {
+    let file = File::new().await;
+    drop(file.store().await);
+    let options = SqliteOptions::new(file.path()).patience(Duration::from_millis(600));
+    let store = SqliteStore::open_with(options).await.unwrap();
+    granted(store.acquire(&ask("held")).await);
+    let mut writer = file.connect().await;
+    sqlx::raw_sql("BEGIN IMMEDIATE")
+        .execute(&mut writer)
+        .await
+        .unwrap();
+    let days = Duration::from_hours(2 * 24);
+    assert_eq!(store.forget_unused(days).await.unwrap(), 0);
+}

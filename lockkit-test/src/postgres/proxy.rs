@@ -44,6 +44,10 @@ struct State {
     cut_statement: Option<(u64, Cut)>,
     random: Option<Random>,
     cuts: u64,
+    /// How many connections there have been.
+    connections: u64,
+    /// How many of them, the first ones, are silent.
+    silent: u64,
 }
 
 #[derive(Debug)]
@@ -153,6 +157,12 @@ impl Proxy {
         });
     }
 
+    /// From now on nothing passes on the connections that there are, and none of them ends. Later ones are as ever.
+    pub fn silence(&self) {
+        let mut state = self.state.lock();
+        state.silent = state.connections;
+    }
+
     /// Cuts no more of them.
     pub fn stop_cutting(&self) {
         self.state.lock().random = None;
@@ -198,6 +208,12 @@ async fn pass(
     let mut from_server = Messages::new(server_in, 1);
     // What is sent before the answers to what was sent before it shares their round trip.
     let mut unanswered = 0_u64;
+    let number = {
+        let mut state = state.lock();
+        state.connections += 1;
+        state.connections
+    };
+    let is_silent = || number <= state.lock().silent;
     loop {
         tokio::select! {
             // What a client sends at once is seen at once.
@@ -205,6 +221,9 @@ async fn pass(
             message = from_client.next() => {
                 from_client.header = 1;
                 let Some(message) = message? else { return Ok(()) };
+                if is_silent() {
+                    return std::future::pending().await;
+                }
                 if awaits_ready(&message) {
                     state.lock().trips += u64::from(unanswered == 0);
                     unanswered += 1;

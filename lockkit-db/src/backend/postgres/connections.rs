@@ -7,9 +7,10 @@ use lockkit_core::{Permit, Semaphore};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Error;
+use crate::backend::postgres::ends_session;
 use crate::backend::{Class, classify_sqlx};
 use crate::transaction::held::{Held, Lent};
 
@@ -155,6 +156,7 @@ impl Connections {
     }
 
     /// Begins a transaction that only reads, for several statements to see the same.
+    #[cfg(feature = "queue")]
     pub(crate) async fn begin_reading(&self) -> Result<Transaction<'_>, Error> {
         self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await
@@ -179,15 +181,22 @@ impl Connections {
     }
 
     async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
-        loop {
-            let Some(mut idle) = self.idle.lock().pop() else {
-                return self.connect().await;
-            };
-            // Its end may have gone unnoticed, and what is sent into it would then be in doubt.
-            if idle.since.elapsed() < TRUST || idle.connection.ping().await.is_ok() {
+        let idle = self.idle.lock().pop();
+        if let Some(mut idle) = idle {
+            if idle.since.elapsed() < TRUST {
                 return Ok(idle.connection);
             }
+            // Its end may have gone unnoticed, and what is sent into it would then be in doubt. Where nothing answers, there
+            // has to be time left for another one.
+            let ping = timeout(self.patience / 4, idle.connection.ping());
+            if let Ok(Ok(())) = ping.await {
+                return Ok(idle.connection);
+            }
+            // The others have rested for longer.
+            let gone = std::mem::take(&mut *self.idle.lock());
+            drop(gone);
         }
+        self.connect().await
     }
 
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
@@ -253,7 +262,8 @@ impl Turn<'_> {
             Ok(Err(error)) => error,
             Err(elapsed) => sqlx::Error::Io(elapsed.into()),
         };
-        if effect == Effect::Commits && classify_sqlx(&error) == Class::ConnectionLost {
+        let is_over = classify_sqlx(&error) == Class::ConnectionLost || ends_session(&error);
+        if effect == Effect::Commits && is_over {
             return Err(Error::Unknown {
                 source: error.into(),
             });

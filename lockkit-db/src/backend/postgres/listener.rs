@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// A listener that nobody reads from is ended by the server after this long, so that what is sent to it cannot pile
@@ -27,9 +28,11 @@ pub(crate) struct Listening {
 
 struct Listener {
     /// `None` only while it is dropped.
-    listener: Option<PgListener>,
+    inner: Option<PgListener>,
     /// When it has last said something.
     spoke: Instant,
+    /// In which it was made. It may be dropped anywhere.
+    runtime: Handle,
 }
 
 // === impl Listening ===
@@ -133,8 +136,9 @@ impl Listener {
         let _ = listener.execute(UNHEARD).await;
         listener.listen(channel).await?;
         Ok(Self {
-            listener: Some(listener),
+            inner: Some(listener),
             spoke: Instant::now(),
+            runtime: Handle::current(),
         })
     }
 
@@ -152,16 +156,22 @@ impl Listener {
     }
 
     fn get(&mut self) -> &mut PgListener {
-        self.listener.as_mut().expect("only drop takes it")
+        self.inner.as_mut().expect("only drop takes it")
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let listener = self.listener.take();
-        // It gives its connection to a task; where none can run, that would be a panic, and the process is at its end.
-        if tokio::runtime::Handle::try_current().is_err() {
-            std::mem::forget(listener);
+        // It gives its connection to a task, which ends at once if the runtime has; where none can be told of, since this
+        // thread is at its end, that would be a panic.
+        let listener = self.inner.take();
+        match Handle::try_current() {
+            Err(error) if error.is_thread_local_destroyed() => std::mem::forget(listener),
+            Err(_) => {
+                let _runtime = self.runtime.enter();
+                drop(listener);
+            }
+            Ok(_) => drop(listener),
         }
     }
 }

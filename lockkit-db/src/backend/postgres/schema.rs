@@ -28,7 +28,9 @@ pub(crate) async fn prepare(
     migrate: bool,
 ) -> Result<(), Error> {
     let steps = {
-        let mut transaction = connections.begin_reading().await?;
+        // Each statement sees what is committed when it begins. In one view of all, the journal might be there already,
+        // for the catalog is always read as it is, and its notes not yet.
+        let mut transaction = connections.begin().await?;
         let noted = sqlx::query("SELECT to_regclass($1::text) IS NOT NULL").bind(journal);
         let exists = transaction.rows(noted).await?;
         let steps = if exists[0].get(0) {
