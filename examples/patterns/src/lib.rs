@@ -3,15 +3,20 @@
 //!
 //! | program | shows |
 //! |---|---|
+//! | `error_group` | tasks with one fate: the first error ends the rest, and nothing of them goes on behind the caller's back |
 //! | `fenced_write` | what a lock cannot do, and a database can: a holder who was paused past its end is refused |
 //! | `job_queue` | all that the job queue is for: worker processes, one of which is killed, and books that agree at the end |
 //! | `leader` | one of several processes leads: it is killed, and then paused, and the next one takes over |
 //! | `optimistic` | a row that many change: no change lost, with a loop by hand and without |
 //! | `own_jobs_table` | jobs in a table of one's own: processes share them, one of which is killed, and one paused |
 //! | `pessimistic` | a row that is locked while somebody decides by it: one of many approves a report |
+//! | `pipeline` | a producer and ten consumers: one who is slow slows the other down, and every item is accounted for |
 //! | `redis_lock` | a lock across processes, on Redis: nothing is lost, and what a dead one held is free again in time |
+//! | `rwlock_cache` | a cache: who misses the same at the same time shares one query, and no old report comes back |
+//! | `timeout` | what took too long has ended when that is told, and leaves nothing lying about |
 //! | `transactional_jobs` | an order and its mail job are one, and so are the mail and the end of the job; a worker is killed between |
 //! | `transfer` | two rows at once: money between accounts, none made and none lost |
+//! | `worker_pool` | a batch, at most so much of it at once: errors and panics are one task's, and are told |
 //!
 //! What is here is the scaffolding: the options `--db` and `--redis`, and the servers that they name. A pattern needs none
 //! of it.
@@ -19,6 +24,7 @@
 mod either;
 mod process;
 mod redis;
+mod until;
 
 use std::time::Duration;
 
@@ -31,6 +37,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use process::DB;
 pub use process::{pause, process, resume, role, url};
 pub use redis::with_redis;
+pub use until::until;
 
 #[doc(hidden)]
 pub use {anyhow, lockkit_db, tokio};

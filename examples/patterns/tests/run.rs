@@ -105,6 +105,24 @@ macro_rules! redis_patterns {
     )+};
 }
 
+/// For each program that is one process and has no server a test.
+macro_rules! small_patterns {
+    ($($name:ident)+) => {$(
+        #[test]
+        fn $name() {
+            proves(env!(concat!("CARGO_BIN_EXE_", stringify!($name))), &[]);
+        }
+    )+};
+}
+
+small_patterns! {
+    error_group
+    pipeline
+    rwlock_cache
+    timeout
+    worker_pool
+}
+
 redis_patterns! {
     leader
     redis_lock
