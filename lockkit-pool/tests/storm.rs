@@ -24,6 +24,9 @@ const TASKS: u64 = 16;
 /// When all trouble is over, everybody has what he wants within that.
 const SOON: Duration = Duration::from_secs(5);
 
+/// More than this for each time, and they are stuck. Some seconds would do.
+const LIMIT: Duration = Duration::from_mins(3);
+
 /// Polls it a few times at most, and then drops it where it is.
 async fn cut_short<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
@@ -114,9 +117,8 @@ where
         let rng = Rng::with_seed(seed() * 1000 + number);
         all.spawn(task(rng, times(operations) / TASKS));
     }
-    while let Some(ended) = all.join_next().await {
-        ended.expect("no task fails by itself");
-    }
+    let ended = timeout(LIMIT * times(1) as u32, all.join_all()).await;
+    ended.expect("nobody waits for ever");
 }
 
 // Mutants: E1, E2
