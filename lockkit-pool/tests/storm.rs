@@ -195,6 +195,7 @@ async fn no_permit_is_lost_or_given_twice() {
     );
 }
 
+// Mutant: E62
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_at_a_time_has_a_key() {
     const KEYS: usize = 8;
@@ -260,6 +261,7 @@ async fn one_at_a_time_has_a_key() {
     );
 }
 
+// Mutant: E79
 /// The works of a key are numbered. Who calls after somebody has been told a result is told a later one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn callers_share_a_flight_and_none_is_told_an_old_result() {
@@ -337,6 +339,7 @@ async fn callers_share_a_flight_and_none_is_told_an_old_result() {
     );
 }
 
+// Mutant: E94
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_accepted_task_ends_once_and_no_other_runs() {
     /// A task alive, from its making to its drop.
