@@ -38,6 +38,7 @@ fn intact(semaphore: &Semaphore) -> bool {
         && semaphore.try_acquire().is_ok()
 }
 
+// Mutant: T38
 #[test]
 fn semaphores() {
     const MOST: usize = Semaphore::MAX_PERMITS;
@@ -201,6 +202,7 @@ fn semaphores() {
     });
 }
 
+// Mutant: T38
 #[test]
 fn keyed_locks() {
     fn keyed() -> Arc<KeyedMutex<String>> {

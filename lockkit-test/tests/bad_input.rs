@@ -63,6 +63,7 @@ fn a_hang_is_found_in_a_thread_too() {
     assert_eq!(wrong, "a: it hangs");
 }
 
+// Mutant: T37
 #[test]
 fn what_is_left_is_found() {
     let wrong = wrong_with(async |cases| {
