@@ -48,6 +48,7 @@ async fn a_fence_grows_over_a_row_that_was_forgotten<G: Ground>() {
     assert!(second > first, "{second} after {first}");
 }
 
+// Mutant: D75
 async fn a_fence_that_is_ahead_of_the_clock_is_not_forgotten<G: Ground>() {
     let ground = G::new().await;
     let store = ground.store().await;
@@ -93,6 +94,7 @@ async fn what_is_held_or_was_lately_is_not_forgotten<G: Ground>() {
     }
 }
 
+// Mutant: D144
 async fn all_that_is_unused_is_forgotten_wherever_it_is<G: Ground>() {
     let ground = G::new().await;
     let store = ground.store().await;
@@ -138,6 +140,7 @@ async fn a_clock_that_is_set_back_takes_no_lock_away_and_no_fence_back<G: Ground
 }
 
 /// Neither takes the other's steps for its own future, or past.
+// Mutant: D87
 async fn locks_and_a_queue_share_a_database<G: Ground>() {
     for locks_first in [true, false] {
         let ground = G::new().await;

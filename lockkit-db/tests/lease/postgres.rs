@@ -32,6 +32,7 @@ fn is_lost<T: std::fmt::Debug>(answer: &Result<T, StoreError>) -> bool {
     }
 }
 
+// Mutant: D79
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_whose_answer_is_lost_can_be_said_again_and_lets_nobody_in_twice() {
     let database = <Database as Ground>::new().await;
@@ -126,6 +127,7 @@ async fn with_answers_lost_at_random_one_at_a_time_has_the_lock_and_fences_grow(
 }
 
 /// A grant that was told is kept, and so is what the lease was extended by: the first one believes in it.
+// Mutant: D80
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_crashes_keeps_the_lock_and_the_fence() {
     let settings = Settings::new()
@@ -253,6 +255,7 @@ async fn rest() {
     time::resume();
 }
 
+// Mutants: D146, D147
 #[tokio::test]
 async fn connections_that_do_not_answer_any_more_leave_a_step_the_time_for_another_one() {
     let database = <Database as Ground>::new().await;
@@ -268,6 +271,7 @@ async fn connections_that_do_not_answer_any_more_leave_a_step_the_time_for_anoth
     look().await.unwrap();
 }
 
+// Mutant: D148
 #[tokio::test]
 async fn a_step_has_half_of_its_patience_at_the_server() {
     let database = <Database as Ground>::new().await;
@@ -285,6 +289,7 @@ async fn a_step_has_half_of_its_patience_at_the_server() {
 }
 
 /// It is prepared anew on another connection.
+// Mutant: D149
 #[tokio::test]
 async fn a_statement_whose_table_was_changed_is_a_step_that_was_not_done() {
     let database = <Database as Ground>::new().await;
@@ -364,6 +369,7 @@ async fn run(raw: &mut PgConnection, sql: &str) {
 }
 
 /// It sees no lock, waits for the other's row, and may then neither take it nor call the lock free.
+// Mutants: D82, D83
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acquire_that_meets_another_under_way_waits_for_what_becomes_of_it() {
     let database = <Database as Ground>::new().await;
@@ -411,6 +417,7 @@ async fn a_row_that_is_locked_for_too_long_is_a_step_that_was_not_done() {
 }
 
 /// The others of its batch are renewed.
+// Mutant: D140
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_is_locked_holds_up_no_other_lock_of_its_batch() {
     let database = <Database as Ground>::new().await;
@@ -460,6 +467,7 @@ async fn watch(store: &PostgresStore, spec: &AcquireSpec) -> impl lockkit_db::le
 }
 
 /// What was told meanwhile, nobody has heard.
+// Mutant: D78
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_listens_is_woken_when_the_connection_is_lost() {
     let database = <Database as Ground>::new().await;
@@ -497,6 +505,7 @@ async fn who_finds_another_one_about_to_listen_is_woken_when_that_one_does() {
 }
 
 /// It may be done, or will be.
+// Mutant: D141
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_that_is_dropped_or_gets_no_answer_is_told_all_the_same() {
     let database = <Database as Ground>::new().await;
@@ -524,6 +533,7 @@ async fn a_release_that_is_dropped_or_gets_no_answer_is_told_all_the_same() {
     .demand(1);
 }
 
+// Mutant: D142
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notification_whose_connection_was_lost_is_sent_on_another_one() {
     let database = <Database as Ground>::new().await;
@@ -543,6 +553,7 @@ async fn a_notification_whose_connection_was_lost_is_sent_on_another_one() {
 }
 
 /// In one thread, so that no time passes between the two for anything else.
+// Mutant: D145
 #[tokio::test]
 async fn who_waits_soon_after_another_one_finds_his_connection() {
     let database = <Database as Ground>::new().await;
@@ -565,6 +576,7 @@ async fn who_waits_soon_after_another_one_finds_his_connection() {
     assert_eq!(listener().await, before);
 }
 
+// Mutant: D85
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_listens_when_nobody_waits() {
     let database = <Database as Ground>::new().await;

@@ -59,6 +59,7 @@ async fn many_may_open_a_new_file_at_once() {
 }
 
 /// A look takes no lock, so that those who wait keep nobody from writing, nor are they kept.
+// Mutant: D81
 #[tokio::test]
 async fn while_the_file_is_locked_a_held_lock_is_busy_and_a_free_one_not_reached() {
     let file = File::new().await;
@@ -95,6 +96,7 @@ async fn while_the_file_is_locked_a_held_lock_is_busy_and_a_free_one_not_reached
     );
 }
 
+// Mutant: D143
 #[tokio::test]
 async fn to_look_for_what_can_be_forgotten_takes_no_lock() {
     let file = File::new().await;

@@ -149,6 +149,7 @@ pub async fn a_free_lock_is_granted_and_then_busy<B: Bench>(bench: B) {
     Hand::new(&bench, "l").take(10).await;
 }
 
+// Mutant: D70
 pub async fn of_many_who_ask_at_once_one_is_granted<B: Bench>(bench: B) {
     for round in 0..10 {
         let mut asking = Vec::new();
@@ -213,7 +214,7 @@ pub async fn a_lock_is_free_at_the_instant_its_time_is_over<B: Bench>(bench: B) 
 }
 
 /// Else a message that comes late could take from a holder what he was told that he has.
-// Mutant: D43
+// Mutants: D43, D72
 pub async fn nothing_shortens_what_a_lock_has_left<B: Bench>(bench: B) {
     let one = Hand::new(&bench, "k");
     let fence = one.take(20).await;
@@ -238,7 +239,7 @@ pub async fn an_extension_counts_from_now<B: Bench>(bench: B) {
 
 /// To make it again would hide that there was a gap, in which another may have had it.
 // Mutant: D4
-// Mutants: D47, D48
+// Mutants: D47, D48, D73, D84
 pub async fn what_is_gone_is_not_extended<B: Bench>(bench: B) {
     let [one, other] = [(); 2].map(|()| Hand::new(&bench, "k"));
     assert_eq!(one.extend(10).await, Extended::Absent);
@@ -288,7 +289,7 @@ pub async fn a_batch_is_answered_entry_by_entry<B: Bench>(bench: B) {
     }
 }
 
-// Mutants: D1, D46, D113
+// Mutants: D1, D46, D113, D71
 pub async fn a_release_takes_the_lock_from_its_token_only<B: Bench>(bench: B) {
     let [one, other] = [(); 2].map(|()| Hand::new(&bench, "k"));
     assert_eq!(one.release().await, Released::Absent);
@@ -305,6 +306,7 @@ pub async fn a_release_takes_the_lock_from_its_token_only<B: Bench>(bench: B) {
     other.remains(10).await;
 }
 
+// Mutants: D74, D76
 pub async fn fences_grow_with_every_grant_and_stay_while_it_lasts<B: Bench>(bench: B) {
     let mut last = None;
     for round in 0..20 {
@@ -478,6 +480,7 @@ async fn hears(watch: &mut impl Watch) -> bool {
     timeout(PATIENCE, watch.heard()).await.is_ok()
 }
 
+// Mutants: D77, D86
 pub async fn a_watch_hears_of_a_release<B: Bench>(bench: B) {
     let [one, other] = [(); 2].map(|()| Hand::new(&bench, "k"));
     one.take(600).await;
