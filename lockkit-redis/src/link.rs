@@ -153,6 +153,16 @@ impl<C> Line<C> {
             silent_since: Arc::default(),
         }
     }
+
+    /// The same line, with the connection in something else: what is heard on either is known of both.
+    #[must_use]
+    pub fn map<D>(self, wrap: impl FnOnce(C) -> D) -> Line<D> {
+        Line {
+            connection: wrap(self.connection),
+            number: self.number,
+            silent_since: self.silent_since,
+        }
+    }
 }
 
 impl<C> fmt::Debug for Line<C> {

@@ -46,15 +46,11 @@ impl Connect for Counting {
     type Connection = Counted;
 
     async fn connection(&self) -> RedisResult<Line<Counted>> {
-        let Line { connection, number } = self.connections.connection().await?;
-        let pipelines = Arc::clone(&self.pipelines);
-        Ok(Line {
-            connection: Counted {
-                connection,
-                pipelines,
-            },
-            number,
-        })
+        let line = self.connections.connection().await?;
+        Ok(line.map(|connection| Counted {
+            connection,
+            pipelines: Arc::clone(&self.pipelines),
+        }))
     }
 
     fn broken(&self, number: u64) {
