@@ -16,6 +16,7 @@
 //! | `timeout` | what took too long has ended when that is told, and leaves nothing lying about |
 //! | `transactional_jobs` | an order and its mail job are one, and so are the mail and the end of the job; a worker is killed between |
 //! | `transfer` | two rows at once: money between accounts, none made and none lost |
+//! | `weekly_reports` | all of it together: a lock, the queue, both ways to lock a row, a cache, a group, a time-out, a pool, a pipeline |
 //! | `worker_pool` | a batch, at most so much of it at once: errors and panics are one task's, and are told |
 //!
 //! What is here is the scaffolding: the options `--db` and `--redis`, and the servers that they name. A pattern needs none
@@ -24,6 +25,7 @@
 mod either;
 mod process;
 mod redis;
+mod stores;
 mod until;
 
 use std::time::Duration;
@@ -35,8 +37,9 @@ use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 
 use process::DB;
-pub use process::{pause, process, resume, role, url};
-pub use redis::with_redis;
+pub use process::{pause, process, processes, resume, role, url};
+pub use redis::{with_redis, with_redis_if_any};
+pub use stores::Stores;
 pub use until::until;
 
 #[doc(hidden)]

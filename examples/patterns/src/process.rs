@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::sync::OnceLock;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
@@ -31,6 +31,22 @@ pub fn process(role: &str) -> anyhow::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     Ok(command.kill_on_drop(true).spawn()?)
+}
+
+/// So many of [`process`] at once, until all have ended. What each of them has said.
+///
+/// # Errors
+///
+/// When one of them cannot be started, or fails.
+pub async fn processes(count: usize, role: &str) -> anyhow::Result<Vec<String>> {
+    let started = (0..count).map(|_| process(role));
+    let mut said = Vec::new();
+    for process in started.collect::<anyhow::Result<Vec<_>>>()? {
+        let output = process.wait_with_output().await?;
+        ensure!(output.status.success(), "a process has failed");
+        said.push(String::from_utf8(output.stdout)?);
+    }
+    Ok(said)
 }
 
 /// What `--db` has named: the URL of a server, or the path of a file.

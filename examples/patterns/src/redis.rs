@@ -49,6 +49,22 @@ pub async fn with_redis(
     proven(url, prove).await
 }
 
+/// [`with_redis`], where a server is named or installed, and without one elsewhere. A [process](crate::process) has
+/// what the one has that has started it.
+///
+/// # Errors
+///
+/// As [`with_redis`].
+pub async fn with_redis_if_any(
+    prove: impl AsyncFnOnce(Option<Client>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let named = Options::parse().redis.is_some();
+    if named || crate::role().is_none() && is_installed().await? {
+        return with_redis(async |client| prove(Some(client)).await).await;
+    }
+    prove(None).await
+}
+
 async fn proven(
     url: String,
     prove: impl AsyncFnOnce(Client) -> anyhow::Result<()>,
@@ -61,16 +77,20 @@ async fn proven(
     prove(client).await
 }
 
+async fn is_installed() -> anyhow::Result<bool> {
+    match Command::new("redis-server").arg("--version").output().await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A server on a socket in a folder of its own, without a port.
 async fn start() -> anyhow::Result<(Child, String)> {
-    match Command::new("redis-server").arg("--version").output().await {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!(
-                "no redis-server is installed: `apt-get install redis-server`, or name a server by --redis"
-            );
-        }
-        Err(error) => return Err(error.into()),
+    if !is_installed().await? {
+        bail!(
+            "no redis-server is installed: `apt-get install redis-server`, or name a server by --redis"
+        );
     }
     // The name of a socket is short, and that of TMPDIR need not be.
     let folder = TempDir::with_prefix_in("example-redis-", "/tmp")?.keep();

@@ -136,4 +136,14 @@ patterns! {
     pessimistic
     transactional_jobs
     transfer
+    weekly_reports
+}
+
+#[test]
+fn weekly_reports_need_no_redis() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_weekly_reports"));
+    let output = program.env("PATH", "/nowhere").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(told.contains("a lock in the database"), "{told}");
 }

@@ -6,40 +6,20 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use lockkit_db::queue::{
-    Completion, HandlerResult, Job, JobDatabase, JobStore as _, NewJob, PostgresStore, SqliteStore,
-    TransactionalStore, Worker,
+    Completion, HandlerResult, Job, JobStore as _, NewJob, TransactionalStore as _, Worker,
 };
 use lockkit_db::transaction::{Tx, TxOptions};
 use lockkit_db::{Error, sqlx};
+use patterns::Stores;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const CUSTOMERS: i64 = 60;
 /// How many mails the worker writes that is killed.
 const KILLED: usize = 3;
 
-/// The job store of a database. A service has one database, and needs no such thing.
-trait Store: JobDatabase {
-    type Jobs: TransactionalStore<Database = Self>;
-    fn open(url: &str) -> impl Future<Output = Result<Self::Jobs, Error>> + Send;
-}
-
-impl Store for sqlx::Postgres {
-    type Jobs = PostgresStore;
-    fn open(url: &str) -> impl Future<Output = Result<PostgresStore, Error>> + Send {
-        PostgresStore::open(url)
-    }
-}
-
-impl Store for sqlx::Sqlite {
-    type Jobs = SqliteStore;
-    fn open(url: &str) -> impl Future<Output = Result<SqliteStore, Error>> + Send {
-        SqliteStore::open(url.to_owned())
-    }
-}
-
 patterns::on_either_database! {
     async fn prove(pool: Pool) -> anyhow::Result<()> {
-        let jobs = Arc::new(<Db as Store>::open(patterns::url()).await?);
+        let jobs = Arc::new(<Db as Stores>::jobs(patterns::url()).await?);
         if let Some(role) = patterns::role() {
             let mut words = role.split(' ');
             let mut word = || words.next().context("a role is three words");
@@ -86,7 +66,7 @@ patterns::on_either_database! {
     }
 
     /// Places an order, but for every fifth, of which the customer thinks better.
-    async fn order(pool: &Pool, jobs: &<Db as Store>::Jobs, together: bool, queue: &str, id: i64) -> Result<(), Error> {
+    async fn order(pool: &Pool, jobs: &<Db as Stores>::Jobs, together: bool, queue: &str, id: i64) -> Result<(), Error> {
         let mail = [NewJob::json("confirm", &id)?];
         let mut tx = Tx::begin(pool, &TxOptions::new()).await?;
         sqlx::query("INSERT INTO example_order (id) VALUES ($1)").bind(id).execute(&mut *tx).await?;
@@ -106,7 +86,7 @@ patterns::on_either_database! {
     }
 
     /// A worker, until nothing is left; or one that is killed when it has written, and before the queue hears of it.
-    async fn work(pool: &Pool, jobs: Arc<<Db as Store>::Jobs>, killed: bool, together: bool, queue: &str) -> anyhow::Result<()> {
+    async fn work(pool: &Pool, jobs: Arc<<Db as Stores>::Jobs>, killed: bool, together: bool, queue: &str) -> anyhow::Result<()> {
         let handler = {
             let pool = pool.clone();
             move |job| mail(pool.clone(), job, killed, together)
