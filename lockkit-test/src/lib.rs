@@ -11,6 +11,7 @@
 //! | hold a store of locks to its contract (feature `lease`) | `lease` |
 //! | play statements of several sessions in a given order (feature `steps`) | `steps` |
 //! | record what was asked and what came of it, over several processes | [`history`] |
+//! | explain a history by one operation after another | [`linearizability`] |
 //! | prove that no job was lost, invented or completed twice | [`total_queue`] |
 //! | prove that no increment was lost | [`counter`] |
 //! | prove that what was acknowledged was done, once, and nothing else | [`ledger`] |
@@ -37,6 +38,7 @@ pub mod history;
 #[cfg(feature = "lease")]
 pub mod lease;
 pub mod ledger;
+pub mod linearizability;
 pub mod list_append;
 pub mod locks;
 #[cfg(any(feature = "postgres", feature = "redis"))]

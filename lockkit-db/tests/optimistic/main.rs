@@ -4,6 +4,7 @@ mod batch;
 mod cancel;
 mod cas;
 mod fenced;
+mod linear;
 mod model;
 #[path = "../transaction/scene.rs"]
 mod scene;
