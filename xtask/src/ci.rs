@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use crate::{Outcome, docs, fmt, lint, needs, test, tidy};
+use crate::{Outcome, consumers, docs, fmt, lint, needs, test, tidy};
 
 /// The verbs in their order: the quick ones that fail most often come first.
-pub(crate) const VERBS: [&str; 5] = ["fmt", "lint", "test", "docs", "tidy"];
+pub(crate) const VERBS: [&str; 6] = ["fmt", "lint", "consumers", "test", "docs", "tidy"];
 
 pub(crate) fn run(args: &test::Args) -> Result<Outcome> {
     // What is missing is said now, not after a quarter of an hour.
@@ -19,6 +19,7 @@ pub(crate) fn run(args: &test::Args) -> Result<Outcome> {
         let outcome = match verb {
             "fmt" => fmt::run(&fmt::Args::default()),
             "lint" => lint::run(),
+            "consumers" => consumers::run(),
             "test" => test::run(args),
             "docs" => docs::run(),
             _ => tidy::run(),

@@ -6,6 +6,7 @@
 
 mod bench;
 mod ci;
+mod consumers;
 mod docs;
 mod fmt;
 mod lint;
@@ -38,6 +39,8 @@ enum Verb {
     Fmt(fmt::Args),
     /// Clippy over the workspace: default features, all features, each feature alone, and the models.
     Lint,
+    /// Each pattern used by a crate with nothing but the dependency, which brings no more than it says.
+    Consumers,
     /// Every test: unit, integration, property, documentation and model.
     Test(test::Args),
     /// The loom models of every crate that has some.
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Fmt(args) => fmt::run(&args),
         Verb::Lint => lint::run(),
+        Verb::Consumers => consumers::run(),
         Verb::Test(args) => test::run(&args),
         Verb::Loom(args) => loom::run(&args),
         Verb::Docs => docs::run(),
