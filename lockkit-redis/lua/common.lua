@@ -5,10 +5,12 @@
 --                          its TTL is what the lease has left
 --   2 counter  string      the fence of the last grant, in digits; no TTL
 --   3 line     sorted set  the token of each who waits in line, by his number
---   4 places   hash        by token: until when the place is kept (server's time, ms), ":", what he says of himself
+--   4 places   hash        by token: until when the place is kept (server's time, ms), ":", the inbox of his process,
+--                          ":", what he says of himself
 --
--- The first key's name is also the channel on which a release is published; a grant to one in line is published on
--- the name followed by his token. What is published is a hint: a server that lets nobody publish does all else. Numbers over 2^53 are never Lua's: fences are compared and counted as text.
+-- The first key's name is also the channel on which a release is published. A grant to one in line is published on the
+-- channel of his process' inbox, for all keys the same: his token, and the fence. What is published is a hint: a server
+-- that lets nobody publish does all else. Numbers over 2^53 are never Lua's: fences are compared and counted as text.
 
 local lock, counter, line, places = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local token, fence, owner
@@ -51,18 +53,20 @@ local function leave(who)
   redis.call('HDEL', places, who)
 end
 
--- Who of those who live is first in line, for how many ms his place is kept from now, and what he says of himself. The
--- dead before him go.
+-- Who of those who live is first in line, for how many ms his place is kept from now, what he says of himself, and his
+-- inbox. The dead before him go.
 local function first()
   while true do
     local who = redis.call('ZRANGE', line, 0, 0)[1]
     if not who then
       return nil
     end
-    local kept, says = string.match(redis.call('HGET', places, who) or '', '^(%d+):(.*)$')
+    local kept, rest = string.match(redis.call('HGET', places, who) or '', '^(%d+):(.*)$')
     local left = kept and tonumber(kept) - now
     if left and left > 0 then
-      return who, left, says
+      -- Who has said nothing of an inbox lives all the same, and is told nothing.
+      local inbox, says = string.match(rest, '^(%x*):(.*)$')
+      return who, left, says or rest, inbox or ''
     end
     leave(who)
   end
@@ -70,11 +74,11 @@ end
 
 -- Gives the lock, which is free, to the first in line, for what his place has left, and tells him: if he is dead, that is
 -- all that those behind him wait for. The grant's number, as of `grant`.
-local function pass(who, left, says)
+local function pass(who, left, says, inbox)
   local number = grant(who, left, says)
   if number then
     leave(who)
-    redis.pcall('PUBLISH', lock .. who, '')
+    redis.pcall('PUBLISH', string.match(lock, '^[^{]*') .. '{inbox}:' .. inbox, who .. number)
   end
   return number
 end

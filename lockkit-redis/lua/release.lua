@@ -14,9 +14,9 @@ if token and token ~= who then
   return 2
 end
 
-local head, left, said = first()
+local head, left, said, inbox = first()
 -- A counter that is no number keeps nobody from giving back what he has.
-if not (head and pass(head, left, said)) and token then
+if not (head and pass(head, left, said, inbox)) and token then
   redis.call('DEL', lock)
   redis.pcall('PUBLISH', lock, '')
 end

@@ -89,11 +89,6 @@ impl Names {
     pub(crate) fn channel(&self) -> &[u8] {
         self.lock()
     }
-
-    /// Where a grant to one in line is published.
-    pub(crate) fn channel_of(&self, token: &[u8]) -> Vec<u8> {
-        [self.channel(), token].concat()
-    }
 }
 
 // === impl Call ===

@@ -24,7 +24,8 @@ use crate::wake::{Ear, Wake};
 /// A lock has up to four keys, all of which begin with the [prefix](Self::prefix): the lock itself, with the lease's
 /// TTL; the counter of its fences, which stays, some 100 bytes for each name that was ever locked; and, while somebody
 /// stands in line, two more with TTLs of their own. Releases are published on channels with the names of the
-/// locks, and who may not publish keeps those who wait from hearing of them.
+/// locks, and grants to those in line on a channel for each store: the prefix, `{inbox}:` and random digits. Who may not
+/// publish keeps those who wait from hearing of them.
 ///
 /// A user of the server needs the rights for these keys and channels, for `EVAL`, `EVALSHA`, `PING`, `SUBSCRIBE` and
 /// `UNSUBSCRIBE`, and for what the scripts call: `DEL`, `EXISTS`, `GET`, `HDEL`, `HGET`, `HSET`, `HVALS`, `INCR`, `PEXPIRE`,
@@ -63,10 +64,11 @@ impl<C: Connect> RedisStore<C> {
     /// With connections from elsewhere.
     #[must_use]
     pub fn with(connect: C) -> Self {
+        let prefix = "lockkit".to_owned();
         Self {
             connect: Arc::new(connect),
-            prefix: "lockkit".to_owned(),
-            ear: Ear::default(),
+            ear: Ear::new(&prefix),
+            prefix,
             by_slot: AtomicBool::new(false),
         }
     }
@@ -83,6 +85,7 @@ impl<C: Connect> RedisStore<C> {
         if prefix.len() > MAX_PREFIX || prefix.contains(['{', '}']) {
             return Err(PrefixError(prefix));
         }
+        self.ear = Ear::new(&prefix);
         self.prefix = prefix;
         Ok(self)
     }
@@ -228,6 +231,7 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
     async fn acquire(&self, spec: &AcquireSpec) -> Result<Acquired, StoreError> {
         let ttl = spec.ttl.as_millis().to_string();
         let line = spec.line.map_or(0, Ttl::as_millis).to_string();
+        let inbox = spec.line.map_or(&b""[..], |_| self.ear.inbox());
         let names = self.names(&spec.key);
         let call = Call {
             script: &scripts::ACQUIRE,
@@ -237,6 +241,7 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
                 ttl.as_bytes(),
                 spec.owner.as_str().as_bytes(),
                 line.as_bytes(),
+                inbox,
             ],
         };
         self.run(&call, scripts::acquired).await
@@ -300,9 +305,13 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
 
     async fn watch(&self, key: &Key, token: &Token) -> Result<Option<Wake>, StoreError> {
         let names = self.names(key);
-        let channels = [names.channel().to_vec(), names.channel_of(token.as_bytes())];
-        let listening = self.ear.listen(&self.connect, channels).await;
+        let channel = names.channel().to_vec();
+        let listening = self.ear.listen(&self.connect, channel, *token).await;
         listening.map_err(StoreError::unreachable)
+    }
+
+    fn listening(&self, _: &Key, token: &Token) -> Option<Wake> {
+        self.ear.place(*token)
     }
 
     async fn inspect(&self, key: &Key) -> Result<Option<Status>, StoreError> {

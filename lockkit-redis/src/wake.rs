@@ -3,6 +3,9 @@
 //! One task owns that connection and the list of who listens to what. It is told by messages, so nothing is locked. When
 //! the connection is lost it opens another, listens again to all that is listened to, and then wakes everybody,
 //! since what was said meanwhile was not heard. It ends when nobody is left who could send it a message.
+//!
+//! Who stands in line is told of his grant in the store's inbox, one channel for all keys, which is listened to for as
+//! long as there is the connection. So he has nothing to say to the server before he asks for his place.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,10 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lockkit_core::lease::Watch;
+use lockkit_core::Fence;
+use lockkit_core::lease::{Token, Watch};
 use lockkit_core::sync::Mutex;
 use redis::aio::{PubSub, PubSubSink};
 use redis::{ErrorKind, RedisError, RedisResult, Value};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, interval_at, sleep, timeout};
 
@@ -32,65 +37,140 @@ const LIMIT: Duration = Duration::from_secs(2);
 const ALIVE: Duration = Duration::from_secs(5);
 
 /// The way to the task that listens.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ear {
+    inbox: Arc<Inbox>,
     /// To the task of the runtime in which somebody has listened last.
     task: Mutex<Option<mpsc::UnboundedSender<Order>>>,
 }
 
+/// Where those of a store are told of their grants who stand in line.
+#[derive(Debug)]
+struct Inbox {
+    /// What the server knows it by.
+    digits: String,
+    channel: Vec<u8>,
+    places: Mutex<Places>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    /// How many connections listen to the inbox: one, or none.
+    open: usize,
+    /// By token, how many wait for it, and what they are told by: the fence of the last grant.
+    told: HashMap<Token, (usize, watch::Sender<Option<Fence>>)>,
+}
+
+/// The inbox is listened to until this is dropped, however the task ends.
+struct Open(Arc<Inbox>);
+
 /// Hears that a lock may be free.
 #[derive(Debug)]
 pub struct Wake {
-    heard: [watch::Receiver<u64>; 2],
-    _listens: Listens,
+    place: Place,
+    /// Where it is heard that the lock is free, unless only a place in line is waited for.
+    free: Option<(watch::Receiver<u64>, Listens)>,
+}
+
+/// Waits for a grant in line until it is dropped.
+#[derive(Debug)]
+struct Place {
+    inbox: Arc<Inbox>,
+    token: Token,
+    told: watch::Receiver<Option<Fence>>,
 }
 
 /// Is counted as a listener until it is dropped.
 #[derive(Debug)]
 struct Listens {
-    channels: [Vec<u8>; 2],
+    channel: Vec<u8>,
     task: mpsc::UnboundedSender<Order>,
 }
 
 enum Order {
     Listen {
-        channels: [Vec<u8>; 2],
+        channel: Vec<u8>,
         answer: oneshot::Sender<Answer>,
     },
     Stop {
-        channels: [Vec<u8>; 2],
+        channel: Vec<u8>,
     },
 }
 
-/// What is heard on each channel; none if there is nothing to listen on.
-type Answer = RedisResult<Option<[watch::Receiver<u64>; 2]>>;
+/// What is heard on the channel; none if there is nothing to listen on.
+type Answer = RedisResult<Option<watch::Receiver<u64>>>;
 
 // === impl Ear ===
 
 impl Ear {
-    /// Listens to two channels. When this returns, what is published on them is heard.
+    /// With an inbox of its own.
+    pub(crate) fn new(prefix: &str) -> Self {
+        let digits = Token::new().to_hex();
+        let channel = format!("{prefix}{{inbox}}:{digits}").into_bytes();
+        Self {
+            inbox: Arc::new(Inbox {
+                digits,
+                channel,
+                places: Mutex::default(),
+            }),
+            task: Mutex::default(),
+        }
+    }
+
+    /// The digits that the server knows the inbox by.
+    pub(crate) fn inbox(&self) -> &[u8] {
+        self.inbox.digits.as_bytes()
+    }
+
+    /// Listens for a grant to the token in line, if the inbox is listened to already.
+    pub(crate) fn place(&self, token: Token) -> Option<Wake> {
+        let mut places = self.inbox.places.lock();
+        if places.open == 0 {
+            return None;
+        }
+        let told = places.enter(token);
+        drop(places);
+        Some(Wake {
+            place: Place {
+                inbox: Arc::clone(&self.inbox),
+                token,
+                told,
+            },
+            free: None,
+        })
+    }
+
+    /// Listens to a channel and for a grant to the token. When this returns, what is published is heard.
     pub(crate) async fn listen<C: Connect>(
         &self,
         connect: &Arc<C>,
-        channels: [Vec<u8>; 2],
+        channel: Vec<u8>,
+        token: Token,
     ) -> RedisResult<Option<Wake>> {
+        let told = self.inbox.places.lock().enter(token);
+        let mut place = Place {
+            inbox: Arc::clone(&self.inbox),
+            token,
+            told,
+        };
         // The task may have ended with the runtime that it was in; then this one's has to do.
         for _ in 0..2 {
             let (answer, answered) = oneshot::channel();
             let order = Order::Listen {
-                channels: channels.clone(),
+                channel: channel.clone(),
                 answer,
             };
             // Counted from here on, and uncounted whenever this is dropped.
             let listens = Listens {
-                channels: channels.clone(),
+                channel: channel.clone(),
                 task: self.order(connect, order),
             };
             if let Ok(heard) = answered.await {
-                let heard = heard?;
-                return Ok(heard.map(|heard| Wake {
-                    heard,
-                    _listens: listens,
+                // What was before is found by the next acquire.
+                place.told.mark_unchanged();
+                return Ok(heard?.map(|heard| Wake {
+                    place,
+                    free: Some((heard, listens)),
                 }));
             }
         }
@@ -109,7 +189,8 @@ impl Ear {
         };
         let (sender, orders) = mpsc::unbounded_channel();
         let _ = sender.send(order);
-        tokio::spawn(listen(Arc::clone(connect), orders));
+        let inbox = Arc::clone(&self.inbox);
+        tokio::spawn(listen(Arc::clone(connect), inbox, orders));
         *task = Some(sender.clone());
         sender
     }
@@ -119,22 +200,110 @@ impl Ear {
 
 impl Watch for Wake {
     async fn heard(&mut self) {
-        let [one, other] = &mut self.heard;
-        let ended = tokio::select! {
-            heard = one.changed() => heard.is_err(),
-            heard = other.changed() => heard.is_err(),
+        let told = &mut self.place.told;
+        let ended = match &mut self.free {
+            None => told.changed().await.is_err(),
+            Some((free, _)) => tokio::select! {
+                heard = free.changed() => heard.is_err(),
+                heard = told.changed() => heard.is_err(),
+            },
         };
         if ended {
             // Nobody listens any more: a hint as good as any, but not again and again.
             sleep(PAUSE.1).await;
         }
     }
+
+    fn granted(&mut self) -> Option<Fence> {
+        *self.place.told.borrow_and_update()
+    }
 }
 
 impl Drop for Listens {
     fn drop(&mut self) {
-        let channels = std::mem::take(&mut self.channels);
-        let _ = self.task.send(Order::Stop { channels });
+        let channel = std::mem::take(&mut self.channel);
+        let _ = self.task.send(Order::Stop { channel });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let gone = self.inbox.places.lock().leave(self.token);
+        drop(gone);
+    }
+}
+
+// === impl Inbox ===
+
+impl Inbox {
+    /// Whether somebody in line waits for a message.
+    fn is_awaited(&self) -> bool {
+        !self.places.lock().told.is_empty()
+    }
+
+    /// A message: a token, and the fence of its grant. One of another form wakes him whose token it begins with.
+    fn tell(&self, message: &[u8]) {
+        let Some((token, number)) = message.split_first_chunk() else {
+            return;
+        };
+        let number = str::from_utf8(number)
+            .ok()
+            .and_then(|digits| digits.parse().ok());
+        let fence = number.and_then(|number: i64| Fence::try_from(number).ok());
+        let places = self.places.lock();
+        let sender = places
+            .told
+            .get(&Token::from_bytes(*token))
+            .map(|(_, sender)| sender.clone());
+        drop(places);
+        if let Some(sender) = sender {
+            sender.send_modify(|told| *told = fence.max(*told));
+        }
+    }
+
+    /// Wakes all, and tells them nothing.
+    fn tell_all(&self) {
+        let senders: Vec<_> = {
+            let places = self.places.lock();
+            places
+                .told
+                .values()
+                .map(|(_, sender)| sender.clone())
+                .collect()
+        };
+        for sender in senders {
+            sender.send_modify(|_| {});
+        }
+    }
+}
+
+impl Open {
+    fn new(inbox: &Arc<Inbox>) -> Self {
+        inbox.places.lock().open += 1;
+        Self(Arc::clone(inbox))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.places.lock().open -= 1;
+    }
+}
+
+impl Places {
+    fn enter(&mut self, token: Token) -> watch::Receiver<Option<Fence>> {
+        let (count, sender) = self.told.entry(token).or_default();
+        *count += 1;
+        sender.subscribe()
+    }
+
+    /// What is to be dropped, if he was the last for the token.
+    fn leave(&mut self, token: Token) -> Option<watch::Sender<Option<Fence>>> {
+        let Entry::Occupied(mut entry) = self.told.entry(token) else {
+            return None;
+        };
+        entry.get_mut().0 -= 1;
+        (entry.get().0 == 0).then(|| entry.remove().1)
     }
 }
 
@@ -146,7 +315,7 @@ struct Audience {
     /// By channel, how many listen, and what they are told by.
     channels: HashMap<Vec<u8>, (usize, watch::Sender<u64>)>,
     /// Those who do not know yet that they are heard.
-    new: Vec<(oneshot::Sender<Answer>, [watch::Receiver<u64>; 2])>,
+    new: Vec<(oneshot::Sender<Answer>, watch::Receiver<u64>)>,
 }
 
 /// How long to wait before the next attempt to connect.
@@ -160,11 +329,23 @@ enum End {
     Lost(RedisError),
 }
 
-async fn listen<C: Connect>(connect: Arc<C>, mut orders: mpsc::UnboundedReceiver<Order>) {
+async fn listen<C: Connect>(
+    connect: Arc<C>,
+    inbox: Arc<Inbox>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) {
     let mut audience = Audience::default();
     let mut pause = Pause(PAUSE.0);
     loop {
-        while audience.channels.is_empty() {
+        // Whoever has asked is to be answered, also if there is no connection to be had.
+        loop {
+            match orders.try_recv() {
+                Ok(order) => drop(audience.note(order)),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+        while audience.channels.is_empty() && !inbox.is_awaited() {
             let Some(order) = orders.recv().await else {
                 return;
             };
@@ -172,10 +353,12 @@ async fn listen<C: Connect>(connect: Arc<C>, mut orders: mpsc::UnboundedReceiver
         }
         let begun = Instant::now();
         let lost = match limited(connect.listen()).await {
-            Ok(Some(connection)) => match serve(connection, &mut audience, &mut orders).await {
-                End::Over => return,
-                End::Lost(error) => error,
-            },
+            Ok(Some(connection)) => {
+                match serve(connection, &inbox, &mut audience, &mut orders).await {
+                    End::Over => return,
+                    End::Lost(error) => error,
+                }
+            }
             Ok(None) => {
                 audience.answer(|_| Ok(None));
                 // All whom this has answered say that they stop.
@@ -209,15 +392,19 @@ impl Pause {
 /// Listens on one connection for as long as it holds.
 async fn serve(
     connection: PubSub,
+    inbox: &Arc<Inbox>,
     audience: &mut Audience,
     orders: &mut mpsc::UnboundedReceiver<Order>,
 ) -> End {
     let (mut sink, mut stream) = connection.split();
-    if let Err(error) = subscribe(&mut sink, audience.channels.keys()).await {
+    let channels = audience.channels.keys().chain([&inbox.channel]);
+    if let Err(error) = subscribe(&mut sink, channels).await {
         return End::Lost(error);
     }
+    let _open = Open::new(inbox);
     // Of what was said while there was no connection nobody has heard.
     audience.tell_all();
+    inbox.tell_all();
     audience.welcome();
     let mut alive = interval_at(Instant::now() + ALIVE, ALIVE);
     loop {
@@ -237,7 +424,14 @@ async fn serve(
                 audience.welcome();
             }
             message = stream.next() => match message {
-                Some(message) => audience.tell(&message.get_channel::<Vec<u8>>().unwrap_or_default()),
+                Some(message) => {
+                    let channel = message.get_channel::<Vec<u8>>().unwrap_or_default();
+                    if channel == inbox.channel {
+                        inbox.tell(message.get_payload_bytes());
+                    } else {
+                        audience.tell(&channel);
+                    }
+                }
                 None => return End::Lost(io::Error::from(io::ErrorKind::ConnectionReset).into()),
             },
             // Silence is how a dead connection sounds, too.
@@ -273,23 +467,17 @@ impl Audience {
     fn note(&mut self, order: Order) -> Change {
         let mut change = Change::default();
         match order {
-            Order::Listen { channels, answer } => {
-                let heard = channels.map(|channel| {
-                    let (listeners, sender) =
-                        self.channels.entry(channel.clone()).or_insert_with(|| {
-                            change.new.push(channel);
-                            (0, watch::Sender::default())
-                        });
-                    *listeners += 1;
-                    sender.subscribe()
-                });
-                self.new.push((answer, heard));
+            Order::Listen { channel, answer } => {
+                let (listeners, sender) =
+                    self.channels.entry(channel.clone()).or_insert_with(|| {
+                        change.new.push(channel);
+                        (0, watch::Sender::default())
+                    });
+                *listeners += 1;
+                self.new.push((answer, sender.subscribe()));
             }
-            Order::Stop { channels } => {
-                for channel in channels {
-                    let Entry::Occupied(mut entry) = self.channels.entry(channel) else {
-                        continue;
-                    };
+            Order::Stop { channel } => {
+                if let Entry::Occupied(mut entry) = self.channels.entry(channel) {
                     entry.get_mut().0 -= 1;
                     if entry.get().0 == 0 {
                         change.idle.push(entry.remove_entry().0);
@@ -320,15 +508,13 @@ impl Audience {
     /// Answers those who have none yet: what is said from now on is heard.
     fn welcome(&mut self) {
         self.answer(|mut heard| {
-            for channel in &mut heard {
-                channel.mark_unchanged();
-            }
+            heard.mark_unchanged();
             Ok(Some(heard))
         });
     }
 
     /// Answers those who have none yet.
-    fn answer(&mut self, answer: impl Fn([watch::Receiver<u64>; 2]) -> Answer) {
+    fn answer(&mut self, answer: impl Fn(watch::Receiver<u64>) -> Answer) {
         for (new, heard) in self.new.drain(..) {
             // Whoever has gone says so by an order of his own.
             let _ = new.send(answer(heard));

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use super::store::Released;
 use super::{ReleaseOutcome, Ttl};
 
+/// Who gives a lock back within this time that he was told of, and has not asked for, does not extend it before.
+const SOON: Duration = Duration::from_millis(50);
+
 /// What a holder may believe of his lease, and what is to be done about it: events and the time go in, what
 /// to do comes out.
 ///
@@ -179,6 +182,22 @@ impl Keeper {
     /// If that is too late the lease is lost from the start, and the lock yet to be released.
     #[must_use]
     pub fn granted(terms: Terms, sent: Instant, now: Instant) -> Self {
+        let mut keeper = Self::new(terms, terms.ttl, sent);
+        keeper.schedule(sent + terms.ttl.get() / 3);
+        keeper.look(now);
+        keeper
+    }
+
+    /// Of a lock that is held for a part of its TTL at first, of which the holder was told at `now`. It is extended soon,
+    /// to have all of it.
+    pub(crate) fn told(terms: Terms, first: Ttl, sent: Instant, now: Instant) -> Self {
+        let mut keeper = Self::new(terms, first, sent);
+        keeper.next = (now + SOON).min(sent + first.get() / 3);
+        keeper.look(now);
+        keeper
+    }
+
+    fn new(terms: Terms, first: Ttl, sent: Instant) -> Self {
         let terms = Terms {
             settle: terms.settle.min(Ttl::MAX.get()),
             ..terms
@@ -186,7 +205,7 @@ impl Keeper {
         let mut keeper = Self {
             terms,
             state: State::Held,
-            until: sent + trusted(terms.ttl),
+            until: sent + trusted(first),
             // A limit that the clock cannot count to is none.
             hold_until: terms.max_hold.and_then(|most| sent.checked_add(most)),
             next: sent,
@@ -194,8 +213,6 @@ impl Keeper {
             release_open: false,
         };
         keeper.sending(terms.ttl, sent);
-        keeper.schedule(sent + terms.ttl.get() / 3);
-        keeper.look(now);
         keeper
     }
 

@@ -150,6 +150,8 @@ struct Series<'a, S: LeaseStore> {
     ghost_until: Option<Instant>,
     gone_by: Instant,
     in_line: bool,
+    /// When the last message was sent, if it was told to stand in line, and the number of him who had the lock then.
+    placed: Option<(Instant, Fence)>,
     granted: bool,
 }
 
@@ -431,6 +433,11 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
     /// A place lasts as long as the TTL asked for, but 300 ms at least and 3 s at most, and is spoken for three times
     /// within that time. So those who die in line hold up those behind them until a place and a third of one are over, and
     /// not longer, however many they are: where the TTL is 300 ms or more, no longer than a holder who dies and that third.
+    ///
+    /// Where the store tells those in line of their grants, one who is told need not ask: he holds the lock for what his
+    /// place has left, which is half of it at least, and if he still does after 50 ms, it is renewed and has its whole TTL
+    /// from then on. A request that is not [renewed](Self::renew) has its whole TTL from the start, and so has one with a
+    /// [`max_hold`](Self::max_hold), and both ask.
     pub fn fair(mut self, fair: bool) -> Self {
         self.wanted.fair = fair;
         self
@@ -469,7 +476,7 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
     ///
     /// One round trip if nobody has it. Else it begins to listen, asks again, and sleeps until the store tells
     /// that the lock may be free, or its holder's time is over; where the store does not tell, it asks every
-    /// [`poll`](LockerBuilder::poll).
+    /// [`poll`](LockerBuilder::poll). Who is [fair](Self::fair) at a store that is listened to already sleeps at once.
     ///
     /// # Errors
     /// [`AcquireError`].
@@ -503,8 +510,8 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
             return Err(timed_out(begun, None));
         };
         let (mut failures, mut too_late) = (0, 0);
-        let mut watch = None;
-        let mut listening = false;
+        let mut watch = series.listening();
+        let mut listening = watch.is_some();
         loop {
             let asked_at = now();
             let limit = deadline.saturating_duration_since(asked_at);
@@ -521,7 +528,8 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
                     }
                     // With a token of its own, which is listened for anew.
                     series = self.series(begun)?.0;
-                    (watch, listening) = (None, false);
+                    watch = series.listening();
+                    listening = watch.is_some();
                     (Duration::ZERO, ended)
                 }
                 Asked::Busy { holder, .. } if !listening => {
@@ -560,6 +568,10 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
                 return Err(ended);
             }
             heard(watch.as_mut().filter(|_| failures == 0), pause.min(left)).await;
+            let fence = watch.as_mut().and_then(Watch::granted);
+            if let Some(guard) = fence.and_then(|fence| series.told(fence)) {
+                return Ok(guard);
+            }
             if now() >= deadline {
                 return Err(ended);
             }
@@ -649,6 +661,7 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
             ghost_until: None,
             gone_by: begun,
             in_line: false,
+            placed: None,
             granted: false,
         };
         Ok((series, deadline))
@@ -696,6 +709,7 @@ impl<'a, S: LeaseStore> Series<'a, S> {
         let home: &'a Arc<Home<S>> = self.home;
         let sent = now();
         self.under_way = Some(sent);
+        self.placed = None;
         // By what the one who is granted it would say.
         self.gone_by = Keeper::granted(self.terms, sent, sent).gone_by();
         let step = home.shared.store.acquire(&self.spec);
@@ -705,6 +719,7 @@ impl<'a, S: LeaseStore> Series<'a, S> {
             Ok(Acquired::Granted { fence }) => self.granted(fence, sent),
             Ok(Acquired::Busy { remaining, holder }) => {
                 self.in_line = self.spec.line.is_some();
+                self.placed = self.in_line.then_some((sent, holder.fence));
                 Asked::Busy { remaining, holder }
             }
             Err(error) => {
@@ -716,14 +731,51 @@ impl<'a, S: LeaseStore> Series<'a, S> {
         }
     }
 
+    /// Listens, if that takes nothing to begin with and is enough.
+    fn listening(&self) -> Option<S::Watch> {
+        let AcquireSpec { key, token, .. } = &self.spec;
+        self.spec.line?;
+        self.home.shared.store.listening(key, token)
+    }
+
+    /// The store has told without being asked that the lock was given to the token in line. `None` if that is not
+    /// enough to go by, so that it has to be asked.
+    ///
+    /// What is known of the grant is when it is over at the earliest: with the place in line, which lasts from when
+    /// the store has dealt with the last message that was answered, and that is later than when it was sent. So
+    /// the lease is counted from there, as if that message had been granted for as long as a place lasts; the
+    /// first renewal gives it the rest.
+    ///
+    /// That it is not over already is known as it has a higher number than that of him who had the lock when that
+    /// message was answered: of a grant before that, the message would have found the lock ours, or gone to him.
+    fn told(&mut self, fence: Fence) -> Option<Guard<S>> {
+        let (sent, before) = self.placed?;
+        let place = self.spec.line?.min(self.terms.ttl);
+        let late = now().saturating_duration_since(sent) > place.get() / 2;
+        // A hold that nobody renews begins with its whole TTL, and one that has an end when it is asked for.
+        if late || fence <= before || !self.terms.renew || self.terms.max_hold.is_some() {
+            return None;
+        }
+        let keeper = Keeper::told(self.terms, place, sent, now());
+        Some(self.guard(fence, keeper, sent))
+    }
+
     /// The guard answers for the lock from now on.
     fn granted(&mut self, fence: Fence, sent: Instant) -> Asked<S> {
         let keeper = Keeper::granted(self.terms, sent, now());
+        let guard = self.guard(fence, keeper, sent);
+        match guard.check() {
+            Ok(()) => Asked::Granted(guard),
+            Err(_) => Asked::TooLate(guard, now().saturating_duration_since(sent)),
+        }
+    }
+
+    fn guard(&mut self, fence: Fence, keeper: Keeper, sent: Instant) -> Guard<S> {
         self.granted = true;
         if self.home.shared.store.resends() {
             self.ghost_until = Some(sent + self.terms.settle);
         }
-        let guard = Guard::new(
+        Guard::new(
             Arc::clone(self.home),
             self.spec.key.clone(),
             self.spec.token,
@@ -731,11 +783,7 @@ impl<'a, S: LeaseStore> Series<'a, S> {
             keeper,
             self.terms.renew,
             self.ghost_until,
-        );
-        match guard.check() {
-            Ok(()) => Asked::Granted(guard),
-            Err(_) => Asked::TooLate(guard, now().saturating_duration_since(sent)),
-        }
+        )
     }
 
     fn too_slow(&self, took: Duration) -> AcquireError {

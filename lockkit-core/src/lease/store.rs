@@ -84,6 +84,16 @@ pub trait LeaseStore: Send + Sync + 'static {
         token: &Token,
     ) -> impl Future<Output = Result<Option<Self::Watch>, StoreError>> + Send;
 
+    /// The watch of one who is about to stand in line, if it takes no round trip to begin with, because the store is
+    /// listened to already. `None` if it is not, or if this store cannot tell so.
+    ///
+    /// From then on it is heard when the lock is given to the token in line; not so when a release leaves it free. So
+    /// whoever has this before his first acquire need not ask a second time before he sleeps.
+    fn listening(&self, key: &Key, token: &Token) -> Option<Self::Watch> {
+        let _ = (key, token);
+        None
+    }
+
     /// Looks at a lock, without changing it. `None` if nobody holds it.
     fn inspect(&self, key: &Key)
     -> impl Future<Output = Result<Option<Status>, StoreError>> + Send;
@@ -124,6 +134,14 @@ pub trait Watch: Send + 'static {
     /// # Cancel safety
     /// Nothing that was heard is lost.
     fn heard(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// The fence with which the lock was given last to the token in line, if that was heard.
+    ///
+    /// It is what was true once: it may come late, twice or never, and be of a grant that is over. Each grant has a
+    /// higher fence than those before, so it is over if anybody has held the lock since with a higher one.
+    fn granted(&mut self) -> Option<Fence> {
+        None
+    }
 }
 
 /// The watch of a store that has none.

@@ -8,6 +8,7 @@ mod holding;
 mod input;
 mod losing;
 mod runtime;
+mod telling;
 mod waiting;
 
 use std::time::Duration;

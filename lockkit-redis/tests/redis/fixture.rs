@@ -60,9 +60,15 @@ impl Fixture {
         list.lines().count() - 1
     }
 
-    /// The channels that somebody listens to.
+    /// The channels of locks that somebody listens to.
     pub(crate) async fn channels(&self) -> Vec<Vec<u8>> {
-        self.ask(cmd("PUBSUB").arg("CHANNELS")).await
+        self.ask(cmd("PUBSUB").arg("CHANNELS").arg("*{:*")).await
+    }
+
+    /// The inboxes that a store listens to.
+    pub(crate) async fn inboxes(&self) -> Vec<Vec<u8>> {
+        self.ask(cmd("PUBSUB").arg("CHANNELS").arg("*{inbox}:*"))
+            .await
     }
 }
 

@@ -1,6 +1,8 @@
 //! Whoever waits hears of a release, also over a connection that was lost.
 
-use lockkit_core::lease::{LeaseStore as _, StoreError, Token, Watch as _};
+use lockkit_core::lease::{LeaseStore as _, ReleaseOutcome, StoreError, Token, Watch as _};
+use lockkit_redis::{RedisLocks, RedisStore};
+use redis::cmd;
 
 use crate::fixture::{Fixture, ask, granted, in_line, is_silent, key};
 
@@ -79,11 +81,11 @@ async fn nobody_is_listened_for_who_has_gone() {
         store.watch(&key("a"), &Token::new()).await.unwrap(),
         store.watch(&key("b"), &Token::new()).await.unwrap(),
     ];
-    assert_eq!(fixture.channels().await.len(), 2 + 3);
+    assert_eq!(fixture.channels().await.len(), 2);
     let [one, other, b] = watches;
     drop((one, b));
     // The last of a channel's listeners is awaited, not assumed: the server is told in the background.
-    while fixture.channels().await.len() != 2 {
+    while fixture.channels().await.len() != 1 {
         tokio::task::yield_now().await;
     }
     drop((other, store));
@@ -102,4 +104,123 @@ async fn who_cannot_listen_is_told() {
         matches!(refused, StoreError::Unreachable { .. }),
         "{refused:?}"
     );
+}
+
+/// A store that has listened already, so that one place in line more takes no round trip to be heard of.
+async fn who_listens(fixture: &Fixture) -> RedisStore {
+    let store = fixture.store();
+    drop(store.watch(&key("any"), &Token::new()).await.unwrap());
+    while !fixture.channels().await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    store
+}
+
+// Mutants: D55, D122
+#[tokio::test]
+async fn who_stands_in_line_is_told_the_fence_of_his_grant() {
+    let fixture = Fixture::new().await;
+    let (one, other) = (ask("k"), in_line(ask("k")));
+    let store = fixture.store();
+    assert!(store.listening(&other.key, &other.token).is_none());
+    let store = who_listens(&fixture).await;
+    granted(fixture.store().acquire(&one).await);
+    let mut place = store.listening(&other.key, &other.token).unwrap();
+    let mut bystander = store.listening(&other.key, &Token::new()).unwrap();
+    store.acquire(&other).await.unwrap();
+    assert_eq!(place.granted(), None);
+    fixture.store().release(&one.key, &one.token).await.unwrap();
+    place.heard().await;
+    assert_eq!(place.granted(), Some(granted(store.acquire(&other).await)));
+    assert!(is_silent(bystander.heard()).await);
+}
+
+// Mutants: D123, D129
+#[tokio::test]
+async fn a_place_in_line_is_asked_for_again_after_the_connection_was_lost() {
+    let fixture = Fixture::new().await;
+    let store = who_listens(&fixture).await;
+    let (one, other) = (ask("k"), in_line(ask("k")));
+    let mut place = store.listening(&other.key, &other.token).unwrap();
+    fixture.proxy.cut();
+    place.heard().await;
+    assert_eq!(place.granted(), None);
+    granted(fixture.store().acquire(&one).await);
+    fixture.store().release(&one.key, &one.token).await.unwrap();
+    granted(store.acquire(&one).await);
+    store.acquire(&other).await.unwrap();
+    store.release(&one.key, &one.token).await.unwrap();
+    place.heard().await;
+    assert!(place.granted().is_some());
+}
+
+#[tokio::test]
+async fn what_is_no_message_of_ours_grants_nothing() {
+    let fixture = Fixture::new().await;
+    let store = who_listens(&fixture).await;
+    let token = Token::new();
+    let mut place = store.listening(&key("k"), &token).unwrap();
+    let inboxes = fixture.inboxes().await;
+    assert_eq!(inboxes.len(), 1);
+    for number in ["", "x", "0", "-1", "1 ", "99999999999999999999"] {
+        let message = [token.as_bytes(), number.as_bytes()].concat();
+        for message in [&message[..15], &message] {
+            fixture
+                .ask::<()>(cmd("PUBLISH").arg(&inboxes[0]).arg(message))
+                .await;
+        }
+        place.heard().await;
+        assert_eq!(place.granted(), None, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn from_one_process_to_the_next_a_lock_goes_with_its_fence_and_without_a_subscription() {
+    let fixture = Fixture::new().await;
+    let locks = |store| RedisLocks::builder(store).fair(true).build().unwrap();
+    let (one, other) = (locks(fixture.store()), locks(who_listens(&fixture).await));
+    let _ = fixture.proxy.take_trips();
+    let mut held = one.lock("k").acquire().await.unwrap();
+    for _ in 0..3 {
+        let (next, ()) = tokio::join!(async { other.lock("k").acquire().await.unwrap() }, async {
+            while one.inspect("k").await.unwrap().unwrap().waiting != Some(1) {
+                tokio::task::yield_now().await;
+            }
+            let _ = held.release().await;
+        });
+        let status = one.inspect("k").await.unwrap().unwrap();
+        assert_eq!(next.fence(), status.holder.fence);
+        assert_eq!(next.release().await, ReleaseOutcome::Released);
+        held = one.lock("k").acquire().await.unwrap();
+    }
+    let (_, commands) = fixture.proxy.take_trips();
+    assert!(!commands.iter().any(|name| name.contains("SUBSCRIBE")));
+}
+
+/// A place that says nothing of an inbox is one all the same.
+// Mutant: D116
+#[tokio::test]
+async fn who_stands_in_line_without_an_inbox_gets_the_lock_in_his_turn() {
+    let fixture = Fixture::new().await;
+    let store = fixture.store();
+    for says in ["", "billing", "host 7: billing"] {
+        let (one, first, second) = (ask("k"), in_line(ask("k")), in_line(ask("k")));
+        granted(store.acquire(&one).await);
+        for waits in [&first, &second] {
+            store.acquire(waits).await.unwrap();
+        }
+        let until = u64::MAX >> 12;
+        let mut place = cmd("HSET");
+        place.arg("lockkit{:k}:places").arg(first.token.as_bytes());
+        fixture
+            .ask::<()>(place.arg(format!("{until}:{says}")))
+            .await;
+        store.release(&one.key, &one.token).await.unwrap();
+        let held = store.inspect(&one.key).await.unwrap().unwrap();
+        assert_eq!(held.holder.owner.as_str(), says);
+        granted(store.acquire(&first).await);
+        for done in [&first, &second] {
+            store.release(&done.key, &done.token).await.unwrap();
+        }
+    }
 }

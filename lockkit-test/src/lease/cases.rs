@@ -612,6 +612,7 @@ pub async fn a_place_that_nobody_speaks_for_is_over<B: Bench>(bench: B) {
     assert!(dead.is_refused(60).await);
 }
 
+// Mutant: D100
 pub async fn a_place_is_kept_by_asking_again<B: Bench>(bench: B) {
     if !bench.store().is_fair() {
         return;
@@ -733,7 +734,7 @@ pub async fn random_steps_are_answered_as_in_memory<B: Bench>(bench: B) {
 }
 
 /// Whoever has no answer says it again: the store goes on as if each had been said once.
-// Mutants: D100, D137
+// Mutant: D137
 pub async fn random_steps_that_are_said_again_change_nothing_more<B: Bench>(bench: B) {
     random_steps(&bench, 4).await;
 }
