@@ -5,6 +5,7 @@
 
 mod keyed;
 mod lease;
+mod linear;
 mod retry;
 mod runner;
 mod semaphore;
