@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::metadata::{Package, Workspace};
-use crate::report::{self, Row};
+use crate::report::{self, Model, Row};
 use crate::run::{self, Show};
-use crate::{Outcome, needs};
+use crate::{Outcome, needs, verification};
 
 /// Longer than this, and a crate's models have got out of hand.
 const LIMIT: Duration = Duration::from_mins(20);
@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Explore with a preemption bound of 4.
     #[arg(long)]
     deep: bool,
+    /// Take down what each model has explored, for VERIFICATION.md.
+    #[arg(long, conflicts_with_all = ["filter", "deep"])]
+    record: bool,
 }
 
 /// What came out of all crates.
@@ -32,8 +35,7 @@ pub(crate) struct Args {
 pub(crate) struct Verdict {
     pub(crate) rows: Vec<Row>,
     pub(crate) problems: Vec<String>,
-    models: usize,
-    executions: u64,
+    models: Vec<(String, Model)>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
@@ -41,10 +43,19 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let workspace = Workspace::load()?;
     let verdict = all(&workspace, args.filter.as_deref(), args.deep)?;
     print!("\n{}", report::summary(&verdict.rows));
+    let executions: u64 = verdict
+        .models
+        .iter()
+        .map(|(_, model)| model.executions)
+        .sum();
     let summary = format!(
-        "{} models, {} executions, all complete",
-        verdict.models, verdict.executions
+        "{} models, {executions} executions, all complete",
+        verdict.models.len()
     );
+    if args.record && verdict.problems.is_empty() {
+        verification::record_models(&workspace.root, &verdict.models)?;
+        verification::write_page(&workspace.root)?;
+    }
     Ok(Outcome::of("loom", &verdict.problems, &summary))
 }
 
@@ -62,7 +73,7 @@ pub(crate) fn all(workspace: &Workspace, filter: Option<&str>, deep: bool) -> Re
         deep,
         &mut verdict,
     )?;
-    if filter.is_some() && verdict.models == 0 && verdict.problems.is_empty() {
+    if filter.is_some() && verdict.models.is_empty() && verdict.problems.is_empty() {
         verdict
             .problems
             .push("no model has this in its name; `cargo xtask loom` runs them all".to_owned());
@@ -148,8 +159,6 @@ fn one(
         ));
     }
     let executions: u64 = models.iter().map(|model| model.executions).sum();
-    out.models += models.len();
-    out.executions += executions;
     let died = announced.saturating_sub(passed + failed);
     if announced > 0 {
         out.rows.push(Row {
@@ -162,5 +171,7 @@ fn one(
             seconds: ended.seconds,
         });
     }
+    let named = |model| (name.to_owned(), model);
+    out.models.extend(models.into_iter().map(named));
     Ok(())
 }

@@ -20,6 +20,7 @@ mod run;
 mod soak;
 mod test;
 mod tidy;
+mod verification;
 
 use std::process::ExitCode;
 

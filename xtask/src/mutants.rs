@@ -3,7 +3,8 @@
 //!
 //! The work is done on a copy of the tree below the target folder, always the same one, so that a
 //! second run compiles little. A check must first pass, with at least one test, on the copy as it
-//! is; a broken copy that does not compile proves nothing and is an error.
+//! is; a broken copy that does not compile proves nothing and is an error. Each verdict is recorded as soon as it is
+//! there, and `VERIFICATION.md` is made of all that are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::metadata::Workspace;
 use crate::patch::{self, Check, Patch};
 use crate::run::{self, Ended, Show};
+use crate::verification::{self, Verdicts};
 use crate::{Outcome, loom, needs, report};
 
 /// Compiling may take long on a cold machine, but not for ever.
@@ -29,12 +31,28 @@ pub(crate) struct Args {
     /// How many seconds a check may take.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
+    /// Only those that were not yet seen caught as they are now: a run of all can be done in parts.
+    #[arg(long)]
+    stale: bool,
+    /// Run none; only write VERIFICATION.md anew, from what was recorded.
+    #[arg(long)]
+    table: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     needs::programs("mutants", false)?;
     let workspace = Workspace::load()?;
-    let patches = chosen(&workspace.root, &args.ids)?;
+    let root = workspace.root.clone();
+    if args.table {
+        verification::write_page(&root)?;
+        return Ok(Outcome::of("mutants", &[], verification::PAGE));
+    }
+    let mut patches = chosen(&root, &args.ids)?;
+    let hashes = verification::hashes(&root, &patches)?;
+    let mut verdicts = Verdicts::read(&root)?;
+    if args.stale {
+        patches.retain(|patch| !verdicts.is_killed(&patch.id, &hashes[&patch.id]));
+    }
     let bench = Workbench::new(workspace)?;
     let limit = Duration::from_secs(args.timeout);
 
@@ -53,9 +71,13 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     for patch in &patches {
         println!("\n{}", patch.file.display());
         bench.apply(patch)?;
+        let mut worst = Verdict::Killed;
         for check in &patch.checks {
             let (verdict, seconds) = bench.judge(patch, check, limit)?;
             println!("  {check}: {verdict}");
+            if verdict > worst {
+                worst = verdict;
+            }
             if let Some(problem) = verdict.problem(patch, check, args.timeout) {
                 problems.push(problem);
             }
@@ -66,7 +88,9 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
                 format!("{seconds:.1}"),
             ]);
         }
+        verdicts.record(&root, &patch.id, &hashes[&patch.id], &worst.to_string())?;
     }
+    verification::write_page(&root)?;
     print!(
         "\n{}\n",
         report::table(&["ID", "check", "verdict", "seconds"], &rows)
@@ -98,7 +122,8 @@ fn chosen(root: &Path, ids: &[String]) -> Result<Vec<Patch>> {
     Ok(patches)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// From good to bad.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
     Killed,
     /// It hung, and that is how it shows.

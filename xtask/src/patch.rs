@@ -16,6 +16,8 @@ pub(crate) struct Patch {
     /// From the workspace's root.
     pub(crate) file: PathBuf,
     pub(crate) id: String,
+    /// What is broken, in words.
+    pub(crate) what: String,
     pub(crate) checks: Vec<Check>,
     /// Whether a hanging check has caught it, too.
     pub(crate) hang: bool,
@@ -96,7 +98,7 @@ fn parse(file: &Path, text: &str) -> Result<Patch> {
     let (head, diff) = text
         .split_once("\n\n")
         .context("no blank line between the header lines and the diff")?;
-    let mut id = None;
+    let (mut id, mut what) = (None, String::new());
     let mut checks = Vec::new();
     let mut hang = false;
     for line in head.lines() {
@@ -104,7 +106,11 @@ fn parse(file: &Path, text: &str) -> Result<Patch> {
             format!("`{line}` is no header line; leave a blank line before the diff")
         })?;
         match key {
-            "Mutant" => id = value.split_whitespace().next().map(str::to_owned),
+            "Mutant" => {
+                let (own, words) = value.split_once(' ').unwrap_or((value, ""));
+                id = Some(own.to_owned()).filter(|own| !own.is_empty());
+                words.trim().clone_into(&mut what);
+            }
             "Check" => checks.push(Check::parse(value)?),
             "Hang" => hang = value == "yes",
             _ => bail!("`{key}:` is not a header; there are Mutant, Check and Hang"),
@@ -125,6 +131,7 @@ fn parse(file: &Path, text: &str) -> Result<Patch> {
     Ok(Patch {
         file: file.to_owned(),
         id,
+        what,
         checks,
         hang,
         touched,

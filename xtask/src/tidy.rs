@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::metadata::{Package, Workspace};
-use crate::{Outcome, ci, needs, patch, run};
+use crate::{Outcome, ci, needs, patch, run, verification};
 
 /// The arrows between published crates; what is not here is not allowed.
 const ARROWS: [(&str, &[&str]); 5] = [
@@ -88,6 +88,7 @@ pub(crate) fn run() -> Result<Outcome> {
         }
     }
     mutants(&workspace.root, &files, &mut problems)?;
+    verification::check(&workspace.root, &mut problems)?;
     papers(&files, &mut problems);
     Ok(Outcome::of(
         "tidy",
