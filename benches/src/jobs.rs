@@ -51,15 +51,17 @@ enum What {
     Drain,
     Enqueue(u64),
     Load,
+    Both,
     Snapshot,
     Backlog,
 }
 
-const ROWS: [(&str, What); 6] = [
+const ROWS: [(&str, What); 7] = [
     ("drain", What::Drain),
     ("enqueue-1000", What::Enqueue(1000)),
     ("enqueue-1", What::Enqueue(1)),
     ("start-at-half-load", What::Load),
+    ("start-at-half-of-both", What::Both),
     ("claim-old-snapshot", What::Snapshot),
     ("claim-large-table", What::Backlog),
 ];
@@ -225,8 +227,9 @@ impl Bench {
         let named = known.into_iter().find(|known| known.name() == side);
         match (what, named) {
             (What::Drain, Some(side)) => self.drain(side).await,
-            (What::Load, Some(side)) => self.load(side).await,
-            (What::Load, None) => {
+            (What::Load, Some(side)) => self.load(side, "load").await,
+            (What::Both, Some(side)) => self.load(side, "both").await,
+            (What::Load | What::Both, None) => {
                 let url = self.database(Side::Lockkit).await?;
                 floor::commits(&url).await
             }
@@ -310,7 +313,7 @@ impl Bench {
         Ok(figures)
     }
 
-    async fn load(&mut self, side: Side) -> Result<Figures> {
+    async fn load(&mut self, side: Side, load: &str) -> Result<Figures> {
         let (jobs, seconds) = LOAD;
         let jobs = if side == Side::Apalis { FEW_JOBS } else { jobs };
         let url = self.database(side).await?;
@@ -318,7 +321,7 @@ impl Bench {
         for statement in side.fill(jobs) {
             connection.execute(AssertSqlSafe(statement)).await?;
         }
-        let report = work(side, "load", &url, jobs, seconds).await?;
+        let report = work(side, load, &url, jobs, seconds).await?;
         let waits = &report.waits_us;
         ensure!(!waits.is_empty(), "no job has begun");
         Ok(Figures::from([
@@ -405,7 +408,7 @@ impl Row {
                     vec![bar(Of::PerSecond, &[BY_HAND], least, false)],
                 )
             }
-            What::Load => (
+            What::Load | What::Both => (
                 vec![COMMITS, peers[0], peers[1]],
                 vec![
                     bar(Of::P50Us, &[COMMITS], 1.0, false),

@@ -60,6 +60,13 @@ proptest! {
     }
 
     #[test]
+    fn a_process_that_is_alone_overlooks_nothing_though_it_does_not_look_from_the_start(
+        history in model::histories(60),
+    ) {
+        run(async { model::check(&PostgresBench::alone().await, &history).await });
+    }
+
+    #[test]
     fn the_postgres_store_agrees_with_the_model_when_it_does_not_look_from_the_start(
         history in model::histories(60),
     ) {

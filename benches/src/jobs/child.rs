@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(2);
 const TOGETHER: u64 = 100;
 /// Those who enqueue then.
 const CLIENTS: u64 = 2;
+/// For how long they enqueue as fast as they can.
+const FLOOD: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,6 +46,8 @@ pub(super) enum Work {
     Drain,
     /// The same, and then half as many as it could in that time, as they are put in.
     Load,
+    /// The same, but half as many as it could while they were put in as fast as they could be.
+    Both,
 }
 
 /// What a child did.
@@ -115,20 +119,20 @@ async fn work<E: Engine>(args: &Args) -> Result<()> {
             waits_us: Vec::new(),
             per_second: 0.0,
         };
-        if args.work == Work::Load {
-            let per_second = args.jobs as f64 / report.time.as_secs_f64() / 2.0;
-            let before = begun.load(Ordering::Relaxed);
-            let jobs = per_second * args.seconds as f64;
-            let each = (jobs / (TOGETHER * CLIENTS) as f64) as u64;
-            let at = Instant::now();
-            let clients =
-                (0..CLIENTS).map(|client| put(&engine, &times, client, each, at, per_second));
-            futures::future::try_join_all(clients).await?;
-            report.per_second = (each * CLIENTS * TOGETHER) as f64 / at.elapsed().as_secs_f64();
-            while begun.load(Ordering::Relaxed) < before + each * CLIENTS * TOGETHER {
-                sleep(LOOK).await;
-            }
-            report.waits_us = times.waits();
+        if matches!(args.work, Work::Load | Work::Both) {
+            let load = Load {
+                engine: &engine,
+                times: &times,
+                begun: &begun,
+            };
+            let (first, peak) = if args.work == Work::Both {
+                load.flood().await?
+            } else {
+                (0, args.jobs as f64 / report.time.as_secs_f64())
+            };
+            let half = peak / 2.0;
+            report.per_second = load.paced(first, half, args.seconds).await?;
+            report.waits_us = times.waits(first * TOGETHER);
         }
         println!("{}", serde_json::to_string(&report)?);
         anyhow::Ok(())
@@ -139,27 +143,71 @@ async fn work<E: Engine>(args: &Args) -> Result<()> {
     }
 }
 
-/// Puts jobs in, so many in a second together with the others.
-async fn put(
-    engine: &impl Engine,
-    times: &Times,
-    client: u64,
-    each: u64,
-    at: Instant,
-    per_second: f64,
-) -> Result<()> {
-    for turn in 0..each {
-        let turn = turn * CLIENTS + client;
-        let due = at + Duration::from_secs_f64((turn * TOGETHER) as f64 / per_second);
-        sleep_until(due.into()).await;
-        let numbers = turn * TOGETHER..(turn + 1) * TOGETHER;
-        times.room(numbers.end)?;
-        // 0 is the number of those that were there before.
-        engine.enqueue(numbers.start + 1..numbers.end + 1).await?;
-        let now = Instant::now();
-        times.put(numbers.start + 1..numbers.end + 1, now);
+/// Those who put jobs in, [`TOGETHER`] at once, in turns that are numbered.
+struct Load<'a, E> {
+    engine: &'a E,
+    times: &'a Times,
+    begun: &'a AtomicU64,
+}
+
+impl<E: Engine> Load<'_, E> {
+    /// Puts jobs in for a while, as fast as they can be put in; the number of the next turn, and how many jobs a second
+    /// were put in and begun, until the last one was.
+    async fn flood(&self) -> Result<(u64, f64)> {
+        let before = self.begun.load(Ordering::Relaxed);
+        let at = Instant::now();
+        let clients = (0..CLIENTS).map(async |client| {
+            let mut turns = 0;
+            while at.elapsed() < FLOOD {
+                self.put(turns * CLIENTS + client).await?;
+                turns += 1;
+            }
+            anyhow::Ok(turns)
+        });
+        let turns = futures::future::try_join_all(clients).await?;
+        let jobs = turns.iter().sum::<u64>() * TOGETHER;
+        self.until_begun(before + jobs).await;
+        let peak = jobs as f64 / at.elapsed().as_secs_f64();
+        let next = turns.into_iter().max().unwrap_or_default() * CLIENTS;
+        Ok((next, peak))
     }
-    Ok(())
+
+    /// Puts jobs in, so many in a second, until they are begun; how many in a second were put in.
+    async fn paced(&self, first: u64, per_second: f64, seconds: u64) -> Result<f64> {
+        let before = self.begun.load(Ordering::Relaxed);
+        let jobs = per_second * seconds as f64;
+        let each = (jobs / (TOGETHER * CLIENTS) as f64) as u64;
+        let at = Instant::now();
+        let clients = (0..CLIENTS).map(async |client| {
+            for turn in 0..each {
+                let turn = turn * CLIENTS + client;
+                let due = at + Duration::from_secs_f64((turn * TOGETHER) as f64 / per_second);
+                sleep_until(due.into()).await;
+                self.put(first + turn).await?;
+            }
+            anyhow::Ok(())
+        });
+        futures::future::try_join_all(clients).await?;
+        let jobs = each * CLIENTS * TOGETHER;
+        let per_second = jobs as f64 / at.elapsed().as_secs_f64();
+        self.until_begun(before + jobs).await;
+        Ok(per_second)
+    }
+
+    async fn put(&self, turn: u64) -> Result<()> {
+        // 0 is the number of those that were there before.
+        let numbers = turn * TOGETHER + 1..(turn + 1) * TOGETHER + 1;
+        self.times.room(numbers.end)?;
+        self.engine.enqueue(numbers.clone()).await?;
+        self.times.put(numbers, Instant::now());
+        Ok(())
+    }
+
+    async fn until_begun(&self, jobs: u64) {
+        while self.begun.load(Ordering::Relaxed) < jobs {
+            sleep(LOOK).await;
+        }
+    }
 }
 
 async fn empty(side: Side, look: &mut PgConnection) -> Result<bool> {
@@ -216,9 +264,10 @@ impl Times {
         }
     }
 
-    fn waits(&self) -> Vec<u32> {
+    /// Of jobs with larger numbers.
+    fn waits(&self, after: u64) -> Vec<u32> {
         let read = |time: &AtomicU64| time.load(Ordering::Relaxed);
-        let pairs = self.put.iter().zip(&self.begun);
+        let pairs = self.put.iter().zip(&self.begun).skip(after as usize + 1);
         let mut waits: Vec<_> = pairs
             .map(|(put, begun)| (read(put), read(begun)))
             .filter(|(put, begun)| *put > 0 && *begun > 0)

@@ -3,11 +3,11 @@
 --          $5 $6 $7 where to begin: after this (priority, run_at, id),
 --          $8 the number again, which must be larger than that of the last claim; 0 where that is no matter
 -- Returns: a row per claimed job, in no order (the caller sorts); none if the session's lease is over, or the queue paused
--- Costs:   two probes of the ready index and $3 row updates
+-- Costs:   one probe of the ready index and $3 row updates
 --
 -- The candidates are picked by themselves, MATERIALIZED: a sub-select with a LIMIT may be run once for
 -- each row that is looked at, and each time pick others. They are locked as they are picked, and what
--- others have locked is skipped. What is before the beginning is looked at only if there is room left.
+-- others have locked is skipped. What is before the beginning is not looked at.
 -- They are an array then, and not joined: by the statistics of a table that was empty, the planner would walk all jobs by their
 -- ids to find them.
 -- The attempt is counted here, so that a job that kills its worker cannot be tried for ever.
@@ -21,20 +21,12 @@ WITH me AS MATERIALIZED (
 ), numbered AS (
     UPDATE lockkit_tally AS t SET last_claim = $8
     FROM me WHERE t.session_id = me.session_id AND $8 > 0
-), ahead AS MATERIALIZED (
+), picked AS MATERIALIZED (
     SELECT id FROM lockkit_job
     WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2::text AND NOT paused)
       AND (priority, run_at, id) > ($5::smallint, $6::bigint, $7::bigint) AND EXISTS (SELECT FROM me)
     ORDER BY priority, run_at, id
     LIMIT $3::bigint FOR NO KEY UPDATE SKIP LOCKED
-), behind AS MATERIALIZED (
-    SELECT id FROM lockkit_job
-    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2 AND NOT paused)
-      AND (priority, run_at, id) <= ($5, $6, $7) AND EXISTS (SELECT FROM me)
-    ORDER BY priority, run_at, id
-    LIMIT $3 - (SELECT count(*) FROM ahead) FOR NO KEY UPDATE SKIP LOCKED
-), picked AS MATERIALIZED (
-    SELECT id FROM ahead UNION ALL SELECT id FROM behind
 )
 UPDATE lockkit_job AS j
 SET state = 1,

@@ -1,7 +1,7 @@
 -- Puts jobs in that differ in their payloads alone, one or many; in the caller's transaction or in ours.
 -- Takes:   $1 queue name, $2 priority, $3 delay in ms, $4 due time in ms or NULL, $5 max attempts, $6 kind, and the
 --          jobs' payloads: $7
--- Returns: their ids, which grow in the order of the payloads; none if there is no such queue
+-- Returns: their ids, which grow in the order of the payloads, and times; none if there is no such queue
 -- Costs:   no more than an INSERT of as many rows: what enqueue.sql works out for each job is worked out once, and there
 --          is nothing to join or sort
 --
@@ -14,4 +14,4 @@ FROM (SELECT q.id, n.ms, coalesce($4::bigint, n.ms + $3::bigint) AS run_at
       FROM lockkit_queue AS q, lockkit_now AS n
       WHERE q.name = $1::text
       OFFSET 0) AS put
-RETURNING id
+RETURNING id, run_at

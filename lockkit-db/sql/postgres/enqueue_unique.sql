@@ -1,7 +1,7 @@
 -- Puts jobs in whose unique keys nobody has; in the caller's transaction or in ours.
 -- Takes:   what enqueue.sql takes, in the order of the keys, so that two who do this do not wait for each other; $8 the
 --          keys, each once
--- Returns: the ids and keys of those that were put in
+-- Returns: the ids, keys and times of those that were put in
 -- Costs:   one probe of the unique index and one insert per job. Who has put in a job of one of the keys, and has not
 --          committed, is waited for.
 WITH job AS MATERIALIZED (
@@ -18,4 +18,4 @@ FROM lockkit_queue AS q, now AS n, job AS j
 WHERE q.name = $1::text
 ORDER BY j.place
 ON CONFLICT (queue_id, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
-RETURNING id, unique_key
+RETURNING id, unique_key, run_at

@@ -47,20 +47,12 @@ WITH me AS MATERIALIZED (
         busy_us = least(t.busy_us + sums.busy, 9223372036854775807)
     FROM me, refused, sums
     WHERE t.session_id = me.session_id AND (me.is_new OR me.may_claim)
-), ahead AS MATERIALIZED (
+), picked AS MATERIALIZED (
     SELECT id FROM lockkit_job
     WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6::text AND NOT paused)
       AND (priority, run_at, id) > ($9::smallint, $10::bigint, $11::bigint) AND (SELECT may_claim FROM me)
     ORDER BY priority, run_at, id
     LIMIT $7::bigint FOR NO KEY UPDATE SKIP LOCKED
-), behind AS MATERIALIZED (
-    SELECT id FROM lockkit_job
-    WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6 AND NOT paused)
-      AND (priority, run_at, id) <= ($9, $10, $11) AND (SELECT may_claim FROM me)
-    ORDER BY priority, run_at, id
-    LIMIT $7 - (SELECT count(*) FROM ahead) FOR NO KEY UPDATE SKIP LOCKED
-), picked AS MATERIALIZED (
-    SELECT id FROM ahead UNION ALL SELECT id FROM behind
 ), claimed AS (
     UPDATE lockkit_job AS j
     SET state = 1,

@@ -1,6 +1,7 @@
 -- What jobs become whose keys others have that are queued, ready or not: nothing, or what these are from now on.
 -- Takes:   what enqueue_unique.sql takes; $9 whether each replaces
--- Returns: the ids and keys of those that have the keys, and whether they were replaced
+-- Returns: the ids and keys of those that have the keys, whether they were replaced, and a priority and a time before
+--          which none of them is in the queue, nor was
 -- Costs:   one probe of the unique index per job, one update where it replaces
 --
 -- They are locked, so that none is begun before this transaction is committed: it would not see what that did.
@@ -14,7 +15,7 @@ WITH job AS MATERIALIZED (
 ), now AS MATERIALIZED (
     SELECT ms FROM lockkit_now
 ), taken AS MATERIALIZED (
-    SELECT j.id, n.*
+    SELECT j.id, j.priority AS old_priority, j.run_at AS old_run_at, n.*
     FROM job AS n JOIN lockkit_job AS j
         ON j.queue_id = (SELECT id FROM lockkit_queue WHERE name = $1::text) AND j.unique_key = n.unique_key
     WHERE j.unique_key = ANY ($8) AND j.state + 0 IN (0, 2)
@@ -33,4 +34,6 @@ WITH job AS MATERIALIZED (
     FROM taken AS t, now AS n
     WHERE j.id = t.id AND j.id = ANY (ARRAY(SELECT id FROM taken WHERE replaces)) AND t.replaces
 )
-SELECT id, unique_key, replaces FROM taken
+SELECT t.id, t.unique_key, t.replaces, least(t.old_priority, t.priority) AS priority,
+       least(t.old_run_at, coalesce(t.due, n.ms + t.delay)) AS run_at
+FROM taken AS t, now AS n

@@ -75,8 +75,12 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Settles a batch of acknowledgements and claims more jobs, in one transaction.
     ///
-    /// Either half may be absent. Cost: a claim alone is one statement; with a batch it is one
-    /// transaction, in which the worker's statistics are counted too.
+    /// Either half may be absent. A claim that gets less than it asks for has got all that the store knows to be ready;
+    /// one that several processes share may overlook for a while what another one has made ready, and says how long
+    /// that may be.
+    ///
+    /// Cost: a claim alone is one statement; with a batch it is one transaction, in which the worker's statistics
+    /// are counted too.
     fn exchange(
         &self,
         session: &Session,

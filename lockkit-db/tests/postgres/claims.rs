@@ -3,8 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use lockkit_db::Error;
-use lockkit_db::queue::{Ack, AckBatch, ClaimSpec, JobId, JobStore, NewJob, Settlement};
+use lockkit_db::queue::{
+    Ack, AckBatch, ClaimSpec, JobId, JobStore, NewJob, OnDuplicate, Session, Settlement,
+    TransactionalStore as _, Verdict,
+};
 use lockkit_db::sqlx;
+use lockkit_db::transaction::{Tx, TxOptions};
 
 use super::{Scene, at, claim, jobs, run, settle, spec};
 
@@ -29,27 +33,201 @@ async fn a_claim_passes_by_what_others_have_locked() {
     assert_eq!(claim(&scene.store, &session, 3).await.len(), 1);
 }
 
+/// A store whose claims do not look from the start again once one has.
+async fn forgetful() -> Scene {
+    Scene::with(|options| options.rescan(Duration::from_hours(1))).await
+}
+
+fn urgent() -> NewJob {
+    NewJob::new("k", vec![]).priority(-5)
+}
+
+async fn ids(scene: &Scene, session: &Session, n: usize) -> Vec<JobId> {
+    let claimed = claim(&scene.store, session, n).await;
+    claimed.iter().map(|job| job.id).collect()
+}
+
 #[tokio::test]
-async fn a_claim_may_overlook_what_comes_before_its_place_until_there_is_nothing_else() {
-    let scene = Scene::with(|options| options.rescan(Duration::from_mins(1))).await;
+async fn a_claim_overlooks_what_nobody_has_told_it_of_until_it_looks_from_the_start() {
+    for rescan in [Duration::from_hours(1), Duration::from_secs(1)] {
+        let scene = Scene::with(|options| options.rescan(rescan)).await;
+        let session = scene.session().await;
+        scene.jobs(5).await;
+        assert_eq!(ids(&scene, &session, 2).await, [JobId(1), JobId(2)]);
+        let other = at(scene.database.options()).await;
+        let urgent = other.enqueue("q", &[urgent()]).await.unwrap()[0];
+        if rescan > Duration::from_secs(1) {
+            assert_eq!(ids(&scene, &session, 1).await, [JobId(3)]);
+            assert_eq!(ids(&scene, &session, 9).await, [JobId(4), JobId(5)]);
+            assert!(ids(&scene, &session, 9).await.is_empty());
+        } else {
+            let mut got = Vec::new();
+            while !got.contains(&urgent) {
+                got.extend(ids(&scene, &session, 1).await);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_this_process_makes_ready_is_claimed_at_once() {
+    let scene = forgetful().await;
     let session = scene.session().await;
     scene.jobs(5).await;
-    assert_eq!(claim(&scene.store, &session, 2).await.len(), 2);
-    let other = at(scene.database.options()).await;
-    let urgent = [NewJob::new("k", vec![]).priority(-5)];
-    let urgent = other.enqueue("q", &urgent).await.unwrap()[0];
-    assert_eq!(claim(&scene.store, &session, 1).await[0].id, JobId(3));
-    // Mutant: C22
-    let rest = claim(&scene.store, &session, 9).await;
-    let rest: Vec<_> = rest.iter().map(|job| job.id).collect();
-    assert_eq!(rest, [urgent, JobId(4), JobId(5)]);
+    assert_eq!(ids(&scene, &session, 2).await, [JobId(1), JobId(2)]);
+    let more = [
+        urgent(),
+        urgent().priority(-6).after(Duration::from_millis(1)),
+    ];
+    let more = scene.store.enqueue("q", &more).await.unwrap();
+    assert_eq!(ids(&scene, &session, 1).await, [more[0]]);
+    // Which is later than its time.
+    while scene.store.upkeep().await.unwrap().promoted == 0 {}
+    let held = claim(&scene.store, &session, 1).await;
+    assert_eq!(held[0].id, more[1]);
+    let released = Ack::new(&held[0], Verdict::Release);
+    settle(&scene.store, &session, 1, vec![released])
+        .await
+        .unwrap();
+    assert_eq!(ids(&scene, &session, 1).await, [more[1]]);
+    assert_eq!(ids(&scene, &session, 1).await, [JobId(3)]);
+    let past = urgent().at(SystemTime::UNIX_EPOCH).priority(0);
+    let past = scene.store.enqueue("q", &[past]).await.unwrap()[0];
+    assert_eq!(ids(&scene, &session, 1).await, [past]);
+}
 
-    // What this process puts in itself is seen at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_late_is_claimed_at_once() {
+    let scene = forgetful().await;
+    let session = scene.session().await;
+    let pool = scene.database.pool(1);
+    let key = NewJob::new("k", vec![]).unique("key", OnDuplicate::Skip);
+    scene.jobs(1).await;
+    assert_eq!(ids(&scene, &session, 1).await.len(), 1);
+
+    // In a transaction of the caller's.
+    let mut tx = Tx::begin(&pool, &TxOptions::new()).await.unwrap();
+    let one = [key];
+    let late = scene.store.enqueue_in(&mut tx, "q", &one).await.unwrap()[0];
+    scene.run("SELECT pg_sleep(0.1)").await;
+    scene.jobs(1).await;
+    assert_eq!(ids(&scene, &session, 1).await.len(), 1);
+    tx.commit().await.unwrap();
+    assert_eq!(ids(&scene, &session, 1).await, [late]);
+
+    // And by one who waits for somebody else's key.
+    let mut other = scene.database.connect().await;
+    let taken = "BEGIN; INSERT INTO lockkit_job
+         (queue_id, state, priority, run_at, max_attempts, enqueued_at, kind, payload, unique_key)
+         VALUES (1, 0, 0, 0, 1, 0, 'k', '', 'other')";
+    run(&mut other, taken).await;
+    let one = [NewJob::new("k", vec![]).unique("other", OnDuplicate::Skip)];
+    let claims = async {
+        super::replies::waiting(&scene, 1).await;
+        scene.run("SELECT pg_sleep(0.1)").await;
+        scene.jobs(1).await;
+        assert_eq!(ids(&scene, &session, 1).await.len(), 1);
+        run(&mut other, "ROLLBACK").await;
+    };
+    let (late, ()) = tokio::join!(scene.store.enqueue("q", &one), claims);
+    assert_eq!(ids(&scene, &session, 1).await, late.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_looked_at_for_its_key_is_passed_by_and_claimed_as_soon_as_that_is_over() {
+    let scene = forgetful().await;
+    let session = scene.session().await;
+    let pool = scene.database.pool(1);
+    let key = [NewJob::new("k", vec![]).unique("key", OnDuplicate::Skip)];
+    let first = scene.store.enqueue("q", &key).await.unwrap();
+    scene.run("SELECT pg_sleep(0.1)").await;
+    scene.jobs(2).await;
+    let mut tx = Tx::begin(&pool, &TxOptions::new()).await.unwrap();
+    scene.store.enqueue_in(&mut tx, "q", &key).await.unwrap();
+    assert_eq!(ids(&scene, &session, 1).await, [JobId(2)]);
+    tx.commit().await.unwrap();
+    assert_eq!(ids(&scene, &session, 1).await, first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_while_a_claim_is_under_way_is_not_passed_by() {
+    let scene = forgetful().await;
+    let session = scene.session().await;
     scene.jobs(3).await;
-    assert_eq!(claim(&scene.store, &session, 1).await.len(), 1);
-    let urgent = [NewJob::new("k", vec![]).priority(-5)];
-    let urgent = scene.store.enqueue("q", &urgent).await.unwrap()[0];
-    assert_eq!(claim(&scene.store, &session, 1).await[0].id, urgent);
+    let mut other = scene.database.connect().await;
+    // As an exchange has it.
+    run(
+        &mut other,
+        "BEGIN; SELECT FROM lockkit_tally FOR NO KEY UPDATE",
+    )
+    .await;
+    let comes = async {
+        super::replies::waiting(&scene, 1).await;
+        let urgent = scene.store.enqueue("q", &[urgent()]).await.unwrap();
+        run(&mut other, "COMMIT").await;
+        urgent
+    };
+    let (got, urgent) = tokio::join!(ids(&scene, &session, 3), comes);
+    // It saw what was there when it began.
+    assert_eq!(got, [JobId(1), JobId(2), JobId(3)]);
+    assert_eq!(ids(&scene, &session, 1).await, urgent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_notified_of_a_more_urgent_job_claims_it_at_once() {
+    let scene = forgetful().await;
+    let session = scene.session().await;
+    scene.jobs(2).await;
+    assert_eq!(ids(&scene, &session, 2).await.len(), 2);
+    let other = at(scene.database.options()).await;
+    let told = async {
+        super::wake::listens(&scene).await;
+        other.enqueue("q", &[urgent()]).await.unwrap()
+    };
+    // A look begins at the mark, so only the notification ends this.
+    let (heard, urgent) = tokio::join!(super::wake::hears(&scene.store), told);
+    assert!(heard);
+    assert_eq!(ids(&scene, &session, 1).await, urgent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_claim_that_failed_had_locked_is_claimed_by_the_next_one() {
+    let scene = Scene::with(|options| {
+        let options = options.rescan(Duration::from_hours(1));
+        options.patience(Duration::from_mins(1))
+    })
+    .await;
+    let (one, two) = (scene.session().await, scene.session().await);
+    scene.jobs(2).await;
+    let mut other = scene.database.connect().await;
+    // A claim that has its job, and gets no further.
+    let stuck = "CREATE FUNCTION stuck() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN IF NEW.id = 1 THEN PERFORM pg_advisory_xact_lock(1); END IF; RETURN NEW; END $$;
+         CREATE TRIGGER stuck BEFORE UPDATE ON lockkit_job FOR EACH ROW EXECUTE FUNCTION stuck();
+         SELECT pg_advisory_lock(1)";
+    run(&mut other, stuck).await;
+    let spec = ClaimSpec::new("q", 1);
+    let fails = scene.store.exchange(&one, None, Some(&spec));
+    let meanwhile = async {
+        super::replies::waiting(&scene, 1).await;
+        assert_eq!(ids(&scene, &two, 1).await, [JobId(2)]);
+        scene
+            .run(
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            )
+            .await;
+    };
+    let (failed, ()) = tokio::join!(fails, meanwhile);
+    assert!(failed.is_err());
+    run(&mut other, "SELECT pg_advisory_unlock(1)").await;
+    // The server tells of a failure before it has let go of what was locked.
+    run(
+        &mut other,
+        "SELECT FROM lockkit_job WHERE id = 1 FOR UPDATE",
+    )
+    .await;
+    assert_eq!(ids(&scene, &two, 1).await, [JobId(1)]);
 }
 
 #[tokio::test]

@@ -3,15 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use lockkit_db::queue::{JobStore, PostgresStore};
+use lockkit_db::queue::{Ack, JobStore, NewJob, PostgresStore, Verdict};
 use lockkit_db::sqlx::{self, postgres::PgListener};
 
-use super::{Scene, at, jobs};
+use super::{Scene, at, claim, jobs, settle};
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// Waits for work that does not come until the store listens.
-async fn listens(scene: &Scene) {
+pub(super) async fn listens(scene: &Scene) {
     let mut connection = scene.database.connect().await;
     loop {
         let there: bool = sqlx::query_scalar(
@@ -28,8 +28,14 @@ async fn listens(scene: &Scene) {
     }
 }
 
+/// Whether a notification is of the queue `q`, as the store writes it.
+pub(super) fn is_of_q(text: &str) -> bool {
+    let parts: Vec<_> = text.splitn(4, ':').collect();
+    parts.len() == 4 && parts[3] == "q"
+}
+
 /// Waits for work in an empty queue, which ends early only by something that was heard; whether it did.
-async fn hears(store: &PostgresStore) -> bool {
+pub(super) async fn hears(store: &PostgresStore) -> bool {
     let begun = Instant::now();
     store.wait_for_work("q", SOON).await;
     begun.elapsed() < SOON
@@ -65,10 +71,11 @@ async fn many_enqueues_are_few_notifications_each_after_its_commit() {
     for _ in 0..100 {
         scene.jobs(1).await;
     }
-    let most = begun.elapsed().as_millis() / 20 + 1;
+    // The first one at once, and the last one a while after the last enqueue.
+    let most = begun.elapsed().as_millis() / 20 + 2;
     // Mutant: C10
     let first = listener.recv().await.unwrap();
-    assert_eq!(first.payload(), "q");
+    assert!(is_of_q(first.payload()), "{first:?}");
     scene.run("NOTIFY lockkit_queue, 'last'").await;
     let mut heard = 1;
     while listener.recv().await.unwrap().payload() != "last" {
@@ -97,9 +104,40 @@ async fn a_notification_is_sent_after_the_commit_that_it_is_about() {
     };
     let (enqueued, ()) = tokio::join!(store.enqueue("q", &one), waits);
     enqueued.unwrap();
-    for expected in ["before", "q"] {
-        assert_eq!(listener.recv().await.unwrap().payload(), expected);
+    assert_eq!(listener.recv().await.unwrap().payload(), "before");
+    assert!(is_of_q(listener.recv().await.unwrap().payload()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_right_after_a_notification_is_notified_of_when_a_while_is_over() {
+    let scene = Scene::new().await;
+    let pool = scene.database.pool(1);
+    let mut listener = PgListener::connect_with(&pool).await.unwrap();
+    listener.listen("lockkit_queue").await.unwrap();
+    scene.jobs(1).await;
+    let more = [5, -5, 3].map(|priority| NewJob::new("k", vec![]).priority(priority));
+    for job in more {
+        scene.store.enqueue("q", &[job]).await.unwrap();
     }
+    let told = async { while !listener.recv().await.unwrap().payload().contains(":-5:") {} };
+    let told = tokio::time::timeout(SOON, told).await;
+    assert!(told.is_ok(), "nobody is told of the urgent one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_are_notified_of_jobs_that_are_given_back() {
+    let scene = Scene::new().await;
+    scene.jobs(1).await;
+    let session = scene.session().await;
+    let held = claim(&scene.store, &session, 1).await;
+    let pool = scene.database.pool(1);
+    let mut listener = PgListener::connect_with(&pool).await.unwrap();
+    listener.listen("lockkit_queue").await.unwrap();
+    let back = vec![Ack::new(&held[0], Verdict::Release)];
+    settle(&scene.store, &session, 1, back).await.unwrap();
+    let told = tokio::time::timeout(SOON, listener.recv()).await;
+    let told = told.expect("nobody is told").unwrap();
+    assert!(told.payload().ends_with(':'), "{told:?}");
 }
 
 #[test]

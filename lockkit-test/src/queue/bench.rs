@@ -28,8 +28,8 @@ pub trait Bench: Send + Sync + 'static {
     /// Another handle on the same jobs, as another process would have it.
     fn second(&self) -> impl Future<Output = Arc<Self::Store>> + Send;
 
-    /// Whether a claim always gets the most urgent of all the jobs that are ready. If not, it gets as many, and in
-    /// their order, but it may overlook for a while what has come before them.
+    /// Whether a claim always gets the most urgent of all the jobs that are ready. If not, it may overlook for a while
+    /// what another process has made ready.
     fn is_strict(&self) -> bool {
         true
     }
@@ -92,6 +92,7 @@ pub struct PostgresBench {
     pool: PgPool,
     database: Database,
     rescan: Duration,
+    alone: bool,
 }
 
 impl MemoryBench {
@@ -223,6 +224,19 @@ impl PostgresBench {
         Self::with_rescan(Duration::ZERO).await
     }
 
+    /// One of which there is one handle. Its claims do not look from the start again once one has, and nothing that
+    /// happens is unknown to it.
+    ///
+    /// # Panics
+    /// If there is no server.
+    pub async fn alone() -> Self {
+        let bench = Self::with_rescan(Duration::from_hours(1)).await;
+        Self {
+            alone: true,
+            ..bench
+        }
+    }
+
     async fn with_rescan(rescan: Duration) -> Self {
         let database = Cluster::shared().database().await;
         let store = connect(&database, rescan).await;
@@ -240,6 +254,7 @@ impl PostgresBench {
             pool: database.pool(3),
             database,
             rescan,
+            alone: false,
         }
     }
 
@@ -265,11 +280,14 @@ impl Bench for PostgresBench {
     }
 
     async fn second(&self) -> Arc<PostgresStore> {
+        if self.alone {
+            return Arc::clone(&self.store);
+        }
         Arc::new(connect(&self.database, self.rescan).await)
     }
 
     fn is_strict(&self) -> bool {
-        self.rescan.is_zero()
+        self.alone || self.rescan.is_zero()
     }
 
     async fn advance(&self, by: Duration) {

@@ -592,7 +592,7 @@ impl Model {
         if strict {
             ready.truncate(n);
         } else {
-            assert_eq!(claimed.len(), n.min(ready.len()), "as many as there are");
+            assert!(claimed.len() <= n, "no more than it asks for");
             ready.retain(|(id, _)| claimed.iter().any(|claim| claim.id == **id));
         }
         let ids = |jobs: &[ClaimedJob]| jobs.iter().map(|job| job.id).collect::<Vec<_>>();

@@ -1,14 +1,23 @@
 //! Where in a queue a claim begins to look.
 //!
-//! PostgreSQL keeps what an index said before as long as anybody may still be reading it: behind one old
-//! snapshot, the entries of all jobs that were claimed since then lie in front of the first ready one, and each claim
-//! would walk over them. So a claim begins after the last job that one before it has got. What appears before
-//! that, because it is more urgent, or came back, or was committed late, is found when there is nothing
-//! else to claim, or after a while, when a claim looks from the start again.
+//! PostgreSQL keeps what an index said before as long as anybody may still be reading it, and until a vacuum has been
+//! there: the entries of all jobs that were claimed since then lie in front of the first ready one, and whoever looks
+//! from the start walks over them. So each process has a mark in each queue, and claims and looks begin there.
+//!
+//! **The mark's promise**: a ready job before it is one of which this process has not heard. Whoever makes jobs ready says
+//! where the first of them is, after his commit: in this process at once, in others by a notification. That sets the
+//! mark back, if it is after that place. So a job of which this process has heard is never overlooked. One of
+//! which it has not heard (its notification was lost, or nobody sent one: the caller's own transaction, a claim
+//! that the server undid, a process that died) is overlooked until somebody looks from the start, which is done once in
+//! a while ([`PostgresOptions::rescan`](super::PostgresOptions::rescan)), whatever is known.
+//!
+//! What is found out by a walk, which is a claim or a look, holds for the time when it began. So a walk moves the mark no
+//! further than the first place of which the process has heard since.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use lockkit_core::sync::Mutex;
 use tokio::time::Instant;
 
 /// A job's place in its queue: priority, time, id.
@@ -17,197 +26,445 @@ pub(super) type Place = (i16, i64, i64);
 /// Before every job.
 pub(super) const START: Place = (i16::MIN, i64::MIN, i64::MIN);
 
-/// The marks of all queues that this process claims from.
+/// After every job.
+pub(super) const END: Place = (i16::MAX, i64::MAX, i64::MAX);
+
+/// A job's time is that of the statement that put it in, and its commit comes later, in milliseconds: so long, and its
+/// notification is on its way. Who has seen all jobs that there are goes back by this much, which spares most of those
+/// that others put in the wait for their notification.
+const LATE: i64 = 20;
+
+/// The marks of all queues that this process claims from, or waits for.
 ///
-/// | a queue has | which means | who changes it |
+/// | a mark is | which means | who moves it |
 /// |---|---|---|
-/// | no mark | a claim looks from the start | a claim that got all it asked for sets one |
-/// | a mark | all before it was claimed when somebody looked last | a claim moves it on; one that got less than it asked for, or a job from before it, or a more urgent one that comes, or `reset`, removes it; it is void when it is old |
+/// | at the start | nothing is known | a walk that has found something, on |
+/// | at a place | what is ready before it, is not known of | a walk that began there, on, over what it has got or found gone; back: who says that jobs have come before it, a claim that failed, a walk from the start that did not see all |
 pub(super) struct Cursor {
     rescan: Duration,
     marks: HashMap<String, Mark>,
-    /// Counts the resets: what a claim has found out that began before one is not news any more.
-    resets: u64,
+    /// How many walks have begun.
+    walks: u64,
 }
 
 struct Mark {
     place: Place,
-    /// When somebody last looked from the start.
-    looked: Instant,
+    /// When the last walk from the start began, of those that came to an end.
+    looked: Option<Instant>,
+    heard: Heard,
+    /// Those under way: their numbers, and the first place of which was heard since they began.
+    walks: Vec<(u64, Place)>,
 }
 
-/// Where a claim has begun.
+/// What was heard since the last claim began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Heard {
+    Nothing,
+    /// There may be work in some queue.
+    Somewhere,
+    /// There is work in this one.
+    Here,
+}
+
+/// What a walk is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// It takes what it finds.
+    Claim,
+    /// It says what is first.
+    Look,
+}
+
+/// What a walk has found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing: it may have been refused.
+    Unknown,
+    /// Up to this place nothing is left.
+    UpTo(Place),
+    /// At this place was the last one that there was.
+    Last(Place),
+    /// There was none.
+    None,
+}
+
+/// A walk that has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Begun {
-    /// After this place.
+    number: u64,
+    aim: Aim,
+    after: Place,
+    at: Instant,
+}
+
+/// A walk. One that is dropped before it has ended has failed.
+pub(super) struct Walk<'a> {
+    cursor: &'a Mutex<Cursor>,
+    queue: &'a str,
+    begun: Option<Begun>,
+    /// It begins after this place.
     pub(super) after: Place,
-    looked: Instant,
-    resets: u64,
 }
 
 impl Cursor {
-    /// Marks that are void after a time; with none, each claim looks from the start.
+    /// Marks that are passed by after a time; with none, each walk begins at the start.
     pub(super) fn new(rescan: Duration) -> Self {
         Self {
             rescan,
             marks: HashMap::new(),
-            resets: 0,
+            walks: 0,
         }
     }
 
-    /// Where to begin now.
-    pub(super) fn begin(&self, queue: &str, now: Instant) -> Begun {
-        let mark = self.marks.get(queue);
-        let mark = mark.filter(|mark| now.duration_since(mark.looked) < self.rescan);
+    fn mark(&mut self, queue: &str) -> &mut Mark {
+        if !self.marks.contains_key(queue) {
+            self.marks.insert(queue.to_owned(), Mark::new());
+        }
+        self.marks.get_mut(queue).expect("it was just put there")
+    }
+
+    fn begin(&mut self, queue: &str, aim: Aim, now: Instant) -> Begun {
+        self.walks += 1;
+        let (number, rescan) = (self.walks, self.rescan);
+        let mark = self.mark(queue);
+        mark.walks.push((number, END));
+        if aim == Aim::Claim {
+            mark.heard = Heard::Nothing;
+        }
+        let looked = mark.looked.map(|looked| now.duration_since(looked));
+        let rests = looked.is_some_and(|age| age < rescan);
         Begun {
-            after: mark.map_or(START, |mark| mark.place),
-            looked: mark.map_or(now, |mark| mark.looked),
-            resets: self.resets,
+            number,
+            aim,
+            after: if rests { mark.place } else { START },
+            at: now,
         }
     }
 
-    /// What came of a claim: whether it got all it asked for, and the places of its first job and its last.
-    pub(super) fn end(
-        &mut self,
-        queue: &str,
-        begun: Begun,
-        full: bool,
-        got: Option<(Place, Place)>,
-    ) {
-        if begun.resets != self.resets {
-            return;
+    fn end(&mut self, queue: &str, begun: Begun, found: Found) {
+        let mark = self.mark(queue);
+        let first = mark.forget(begun);
+        let from_the_start = begun.after == START;
+        if from_the_start && found != Found::Unknown {
+            mark.looked = mark.looked.max(Some(begun.at));
         }
-        match got {
-            Some((first, last)) if full && first > begun.after => {
-                let mark = Mark {
-                    place: last,
-                    looked: begun.looked,
-                };
-                self.marks.insert(queue.to_owned(), mark);
+        let upto = match found {
+            Found::Unknown | Found::None => return,
+            Found::UpTo(place) => place.min(first),
+            Found::Last(place) => late(place).min(first),
+        };
+        if from_the_start && matches!(found, Found::UpTo(_)) {
+            // Of what is after it, nothing is known.
+            mark.back(upto);
+        }
+        mark.place = mark.place.max(upto);
+    }
+
+    /// A walk will not end. What it has claimed is given back, or will be asked for; others may have passed it by.
+    fn fail(&mut self, queue: &str, begun: Begun) {
+        let mark = self.mark(queue);
+        mark.forget(begun);
+        if begun.aim == Aim::Claim {
+            mark.back(begun.after);
+        }
+    }
+
+    /// Jobs have become ready, the first of them after this place. Without a name, that may be in any queue.
+    pub(super) fn came(&mut self, queue: &str, after: Place) {
+        if queue.is_empty() {
+            for mark in self.marks.values_mut() {
+                mark.back(after);
+                mark.heard = mark.heard.max(Heard::Somewhere);
             }
-            _ => {
-                self.marks.remove(queue);
-            }
+        } else if let Some(mark) = self.marks.get_mut(queue) {
+            mark.back(after);
+            mark.heard = Heard::Here;
         }
     }
 
-    /// Jobs have come, or come back, and where is not known.
-    pub(super) fn reset(&mut self) {
-        self.marks.clear();
-        self.resets += 1;
+    /// What was heard of a queue since the last claim of it began, and since somebody asked this.
+    pub(super) fn heard(&mut self, queue: &str) -> Heard {
+        std::mem::replace(&mut self.mark(queue).heard, Heard::Nothing)
     }
+}
 
-    /// Jobs have come whose time is now, the most urgent of this priority. Where the mark is at one that is no less
-    /// urgent, they are after it, but for what was committed late.
-    pub(super) fn came(&mut self, queue: &str, priority: i16) {
-        let mark = self.marks.get(queue);
-        if mark.is_none_or(|mark| priority < mark.place.0) {
-            self.reset();
+impl Mark {
+    /// Of a queue of which nothing is known.
+    fn new() -> Self {
+        Self {
+            place: START,
+            looked: None,
+            heard: Heard::Somewhere,
+            walks: Vec::new(),
         }
     }
+
+    fn back(&mut self, to: Place) {
+        self.place = self.place.min(to);
+        for (_, first) in &mut self.walks {
+            *first = (*first).min(to);
+        }
+    }
+
+    /// Takes a walk off the list; the first place of which was heard since it began.
+    fn forget(&mut self, begun: Begun) -> Place {
+        let at = self.walks.iter().position(|(n, _)| *n == begun.number);
+        at.map_or(START, |at| self.walks.swap_remove(at).1)
+    }
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn begin(cursor: &'a Mutex<Cursor>, queue: &'a str, aim: Aim) -> Self {
+        let begun = cursor.lock().begin(queue, aim, Instant::now());
+        Self {
+            cursor,
+            queue,
+            begun: Some(begun),
+            after: begun.after,
+        }
+    }
+
+    pub(super) fn end(mut self, found: Found) {
+        if let Some(begun) = self.begun.take() {
+            self.cursor.lock().end(self.queue, begun, found);
+        }
+    }
+}
+
+impl Drop for Walk<'_> {
+    fn drop(&mut self) {
+        if let Some(begun) = self.begun {
+            self.cursor.lock().fail(self.queue, begun);
+        }
+    }
+}
+
+/// Where to go on after the last job that there was.
+fn late((priority, run_at, _): Place) -> Place {
+    (priority, run_at.saturating_sub(LATE), i64::MIN)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RESCAN: Duration = Duration::from_millis(250);
+    const RESCAN: Duration = Duration::from_secs(1);
 
     fn place(id: i64) -> Place {
-        (0, 0, id)
+        (0, 1000, id)
     }
 
-    /// A cursor whose first claim has got the jobs up to `id`.
+    /// A cursor whose first claim, begun now, has got as many jobs as it wanted, up to `id`.
     fn claimed(id: i64, now: Instant) -> Cursor {
         let mut cursor = Cursor::new(RESCAN);
-        let begun = cursor.begin("q", now);
-        assert_eq!(begun.after, START);
-        cursor.end("q", begun, true, Some((place(1), place(id))));
+        assert_eq!(walk(&mut cursor, now, Found::UpTo(place(id))), START);
         cursor
     }
 
-    #[test]
-    fn a_claim_begins_where_the_last_full_one_ended_and_queues_have_marks_of_their_own() {
-        let now = Instant::now();
-        let cursor = claimed(7, now);
-        assert_eq!(cursor.begin("q", now).after, place(7));
-        assert_eq!(cursor.begin("other", now).after, START);
+    /// A claim from beginning to end; after which place it began.
+    fn walk(cursor: &mut Cursor, now: Instant, found: Found) -> Place {
+        let begun = cursor.begin("q", Aim::Claim, now);
+        cursor.end("q", begun, found);
+        begun.after
+    }
+
+    /// Where the next walk begins.
+    fn next(cursor: &mut Cursor, now: Instant) -> Place {
+        let begun = cursor.begin("q", Aim::Look, now);
+        cursor.end("q", begun, Found::Unknown);
+        begun.after
     }
 
     #[test]
-    fn a_mark_is_void_when_it_is_old_however_often_it_was_moved_on() {
+    fn a_claim_begins_where_the_last_one_ended_and_queues_have_marks_of_their_own() {
+        let now = Instant::now();
+        let mut cursor = claimed(7, now);
+        assert_eq!(walk(&mut cursor, now, Found::UpTo(place(9))), place(7));
+        assert_eq!(next(&mut cursor, now), place(9));
+        let other = cursor.begin("other", Aim::Claim, now);
+        assert_eq!(other.after, START);
+        // Who has got nothing may not have looked.
+        walk(&mut cursor, now, Found::Unknown);
+        assert_eq!(next(&mut cursor, now), place(9));
+    }
+
+    #[test]
+    fn who_has_seen_all_that_there_is_leaves_room_for_what_is_committed_late() {
+        let now = Instant::now();
+        let mut cursor = claimed(7, now);
+        let last = (0, 5000, 9);
+        walk(&mut cursor, now, Found::Last(last));
+        // Mutant: C119
+        assert_eq!(next(&mut cursor, now), (0, 5000 - LATE, i64::MIN));
+        // Not where it has been already.
+        walk(&mut cursor, now, Found::UpTo(last));
+        walk(&mut cursor, now, Found::Last(last));
+        assert_eq!(next(&mut cursor, now), last);
+    }
+
+    #[test]
+    fn somebody_looks_from_the_start_once_in_a_while_however_often_the_mark_was_moved_on() {
         let now = Instant::now();
         let mut cursor = claimed(7, now);
         for step in 1..=4 {
-            let later = now + RESCAN / 5 * step;
-            let begun = cursor.begin("q", later);
-            let next = begun.after.2 + 1;
-            cursor.end("q", begun, true, Some((place(next), place(next))));
+            let found = Found::UpTo(place(7 + step));
+            walk(&mut cursor, now + RESCAN / 5 * step as u32, found);
         }
-        assert_eq!(cursor.begin("q", now + RESCAN / 5 * 4).after, place(11));
-        // Mutant: C20
-        assert_eq!(cursor.begin("q", now + RESCAN).after, START);
+        let just_before = now + RESCAN - Duration::from_nanos(1);
+        assert_eq!(next(&mut cursor, just_before), place(11));
+        // Mutants: C20, C22
+        assert_eq!(next(&mut cursor, now + RESCAN), START);
+        // One who was refused, or failed, has not looked.
+        walk(&mut cursor, now + RESCAN, Found::Unknown);
+        let begun = cursor.begin("q", Aim::Look, now + RESCAN);
+        cursor.fail("q", begun);
+        assert_eq!(next(&mut cursor, now + RESCAN), START);
+        let begun = cursor.begin("q", Aim::Look, now + RESCAN);
+        cursor.end("q", begun, Found::None);
+        assert_eq!(next(&mut cursor, now + RESCAN), place(11));
+        // It counts from its beginning, and one that began before it does not shorten that.
+        let late = now + RESCAN * 3;
+        let (one, two) = (
+            cursor.begin("q", Aim::Look, now + RESCAN * 2),
+            cursor.begin("q", Aim::Look, late),
+        );
+        cursor.end("q", two, Found::None);
+        cursor.end("q", one, Found::None);
+        assert_eq!(next(&mut cursor, late + RESCAN / 2), place(11));
+        assert_eq!(next(&mut cursor, late + RESCAN), START);
     }
 
     #[test]
-    fn who_did_not_get_enough_or_got_something_from_before_makes_the_next_one_look_from_the_start()
-    {
+    fn a_walk_from_the_start_that_did_not_see_all_sets_the_mark_back() {
         let now = Instant::now();
-        for (full, got) in [
-            (false, None),
-            (false, Some((place(8), place(9)))),
-            (true, Some((place(3), place(9)))),
+        let due = now + RESCAN;
+        for (found, after) in [
+            (Found::UpTo(place(3)), place(3)),
+            (Found::UpTo(place(9)), place(9)),
+            (Found::Last(place(3)), place(7)),
+            (Found::None, place(7)),
         ] {
             let mut cursor = claimed(7, now);
-            let begun = cursor.begin("q", now);
-            cursor.end("q", begun, full, got);
-            assert_eq!(cursor.begin("q", now).after, START, "{full} {got:?}");
+            // Mutant: C117
+            assert_eq!(walk(&mut cursor, due, found), START);
+            assert_eq!(next(&mut cursor, due), after, "{found:?}");
         }
+        // Also under somebody who is on the way.
+        let mut cursor = claimed(7, now);
+        let on_the_way = cursor.begin("q", Aim::Claim, now);
+        walk(&mut cursor, due, Found::UpTo(place(3)));
+        cursor.end("q", on_the_way, Found::UpTo(place(9)));
+        assert_eq!(next(&mut cursor, due), place(3));
     }
 
     #[test]
-    fn a_reset_is_not_undone_by_a_claim_that_began_before_it() {
+    fn what_has_come_is_after_the_mark_wherever_that_was() {
+        let now = Instant::now();
+        for (came, after) in [
+            // More urgent, and of this urgency but committed late.
+            ((-1, 2000, 8), (-1, 2000, 8)),
+            (place(3), place(3)),
+            // After it anyway.
+            (place(8), place(7)),
+            ((1, 0, 0), place(7)),
+            (START, START),
+        ] {
+            let mut cursor = claimed(7, now);
+            cursor.came("q", came);
+            // Mutants: C96, C97
+            assert_eq!(next(&mut cursor, now), after, "{came:?}");
+        }
+        let mut cursor = claimed(7, now);
+        cursor.came("other", START);
+        assert_eq!(next(&mut cursor, now), place(7));
+        cursor.came("", START);
+        assert_eq!(next(&mut cursor, now), START);
+    }
+
+    #[test]
+    fn what_has_come_since_a_walk_began_is_not_passed_by_at_its_end() {
+        let now = Instant::now();
+        for found in [
+            Found::UpTo(place(20)),
+            Found::Last((0, 9000, 20)),
+            Found::None,
+        ] {
+            for (came, most) in [(place(9), place(9)), ((-1, 5000, 1), (-1, 5000, 1))] {
+                let mut cursor = claimed(7, now);
+                let begun = cursor.begin("q", Aim::Claim, now);
+                // After it there comes more, which is no matter.
+                cursor.came("q", came);
+                cursor.came("q", place(30));
+                // Mutant: C21
+                cursor.end("q", begun, found);
+                assert!(next(&mut cursor, now) <= most, "{found:?} {came:?}");
+            }
+        }
+        // While there is no mark yet, too.
+        let mut cursor = Cursor::new(RESCAN);
+        let begun = cursor.begin("q", Aim::Claim, now);
+        cursor.came("q", (-1, 5000, 1));
+        cursor.end("q", begun, Found::UpTo(place(7)));
+        assert_eq!(next(&mut cursor, now), (-1, 5000, 1));
+    }
+
+    #[test]
+    fn of_two_claims_at_once_neither_undoes_what_the_other_has_found() {
         let now = Instant::now();
         let mut cursor = claimed(7, now);
-        let begun = cursor.begin("q", now);
-        cursor.reset();
-        // Mutant: C21
-        cursor.end("q", begun, true, Some((place(8), place(9))));
-        assert_eq!(cursor.begin("q", now).after, START);
+        let one = cursor.begin("q", Aim::Claim, now);
+        let two = cursor.begin("q", Aim::Claim, now);
+        cursor.end("q", two, Found::UpTo(place(12)));
+        cursor.end("q", one, Found::UpTo(place(9)));
+        assert_eq!(next(&mut cursor, now), place(12));
     }
 
     #[test]
-    fn only_a_job_that_is_more_urgent_than_the_mark_undoes_it_when_it_comes() {
+    fn a_claim_that_fails_leaves_what_another_one_has_passed_by_after_the_mark() {
         let now = Instant::now();
         let mut cursor = claimed(7, now);
-        for later in [0, 1] {
-            cursor.came("q", later);
-            // Mutant: C96
-            assert_eq!(cursor.begin("q", now).after, place(7));
-        }
-        let begun = cursor.begin("q", now);
-        cursor.came("q", -1);
-        // Mutant: C97
-        cursor.end("q", begun, true, Some((place(8), place(9))));
-        assert_eq!(cursor.begin("q", now).after, START);
+        let fails = cursor.begin("q", Aim::Claim, now);
+        let goes_on = cursor.begin("q", Aim::Claim, now);
+        cursor.end("q", goes_on, Found::UpTo(place(12)));
+        let goes_on = cursor.begin("q", Aim::Claim, now);
+        // Mutant: C118
+        cursor.fail("q", fails);
+        assert_eq!(next(&mut cursor, now), place(7));
+        cursor.end("q", goes_on, Found::UpTo(place(15)));
+        assert_eq!(next(&mut cursor, now), place(7));
+        // A look has taken nothing.
+        let looks = cursor.begin("q", Aim::Look, now);
+        walk(&mut cursor, now, Found::UpTo(place(12)));
+        cursor.fail("q", looks);
+        assert_eq!(next(&mut cursor, now), place(12));
+        assert!(cursor.mark("q").walks.is_empty());
     }
 
     #[test]
-    fn what_comes_while_there_is_no_mark_is_before_one_that_is_made_meanwhile() {
+    fn what_was_heard_since_the_last_claim_began_is_told_once() {
         let now = Instant::now();
         let mut cursor = Cursor::new(RESCAN);
-        let begun = cursor.begin("q", now);
-        cursor.came("q", 0);
-        cursor.end("q", begun, true, Some((place(1), place(2))));
-        assert_eq!(cursor.begin("q", now).after, START);
+        assert_eq!(cursor.heard("q"), Heard::Somewhere);
+        assert_eq!(cursor.heard("q"), Heard::Nothing);
+        cursor.came("", START);
+        assert_eq!(cursor.heard("q"), Heard::Somewhere);
+        let begun = cursor.begin("q", Aim::Claim, now);
+        // Mutant: C140
+        cursor.came("q", place(1));
+        cursor.came("", START);
+        cursor.end("q", begun, Found::Last(place(1)));
+        assert_eq!(cursor.heard("q"), Heard::Here);
+        assert_eq!(cursor.heard("q"), Heard::Nothing);
+        cursor.came("q", place(1));
+        walk(&mut cursor, now, Found::Last(place(1)));
+        assert_eq!(cursor.heard("q"), Heard::Nothing);
     }
 
     #[test]
-    fn without_a_time_there_are_no_marks() {
+    fn without_a_time_each_walk_begins_at_the_start() {
         let now = Instant::now();
         let mut cursor = Cursor::new(Duration::ZERO);
-        let begun = cursor.begin("q", now);
-        cursor.end("q", begun, true, Some((place(1), place(2))));
-        assert_eq!(cursor.begin("q", now).after, START);
+        walk(&mut cursor, now, Found::UpTo(place(2)));
+        assert_eq!(next(&mut cursor, now), START);
     }
 }

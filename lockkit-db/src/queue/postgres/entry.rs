@@ -4,6 +4,8 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgRow, Postgres};
 use tokio::time::Instant;
 
+use super::Put;
+use super::cursor::{END, Place};
 use super::statements::{self, enqueue, enqueue_unique, unique_free, unique_taken};
 use crate::Error;
 use crate::backend::postgres::connections::{Statement, Transaction};
@@ -21,16 +23,13 @@ pub(super) enum Entry<'a, 'c> {
 
 impl Entry<'_, '_> {
     /// Puts jobs into a queue, which is registered if it is new, and tells what became of each.
-    pub(super) async fn put(
-        mut self,
-        queue: &str,
-        jobs: &[NewJob],
-    ) -> Result<Vec<Enqueued>, Error> {
+    pub(super) async fn put(mut self, queue: &str, jobs: &[NewJob]) -> Result<Put, Error> {
         let all = || jobs.iter().enumerate();
         let (places, plain): (Vec<_>, Vec<_>) =
             all().filter(|(_, job)| job.key().is_none()).unzip();
         let mut put: Vec<_> = jobs.iter().map(|_| None).collect();
-        let ids = self.put_plain(queue, &plain).await?;
+        let mut first = END;
+        let ids = self.put_plain(queue, &plain, &mut first).await?;
         for (place, id) in places.into_iter().zip(ids) {
             put[place] = Some(Enqueued::New(id));
         }
@@ -38,18 +37,24 @@ impl Entry<'_, '_> {
         // In one order for all, so that two who put jobs in cannot wait for each other.
         unique.sort_by_key(|(_, job)| job.key());
         let (places, unique): (Vec<_>, Vec<_>) = unique.into_iter().unzip();
-        for (key, enqueued) in self.put_unique(queue, &unique).await? {
+        for (key, enqueued) in self.put_unique(queue, &unique, &mut first).await? {
             if let Ok(at) = unique.binary_search_by_key(&Some(&*key), |job| job.key()) {
                 put[places[at]] = Some(enqueued);
             }
         }
         let problem = format!("queue {queue:?} was registered, and is not there");
-        let put: Option<_> = put.into_iter().collect();
-        put.ok_or(Error::Schema { problem })
+        let enqueued: Option<_> = put.into_iter().collect();
+        let enqueued = enqueued.ok_or(Error::Schema { problem })?;
+        Ok(Put { enqueued, first })
     }
 
     /// Jobs without keys.
-    async fn put_plain(&mut self, queue: &str, jobs: &[&NewJob]) -> Result<Vec<JobId>, Error> {
+    async fn put_plain(
+        &mut self,
+        queue: &str,
+        jobs: &[&NewJob],
+        first: &mut Place,
+    ) -> Result<Vec<JobId>, Error> {
         let mut ids = Vec::with_capacity(jobs.len());
         for part in statements::parts(jobs) {
             let mut rows = self.rows(enqueue(queue, part)).await?;
@@ -57,6 +62,7 @@ impl Entry<'_, '_> {
                 self.rows(statements::register(queue)).await?;
                 rows = self.rows(enqueue(queue, part)).await?;
             }
+            *first = statements::first(part, &rows).min(*first);
             ids.extend(statements::ids(&rows));
         }
         Ok(ids)
@@ -67,6 +73,7 @@ impl Entry<'_, '_> {
         &mut self,
         queue: &str,
         jobs: &[&NewJob],
+        first: &mut Place,
     ) -> Result<Vec<(String, Enqueued)>, Error> {
         let begun = Instant::now();
         let mut put = Vec::with_capacity(jobs.len());
@@ -75,12 +82,15 @@ impl Entry<'_, '_> {
             let mut known = put.len();
             for part in statements::parts(&rest) {
                 let new = self.rows(enqueue_unique(queue, part)).await?;
+                *first = statements::first(part, &new).min(*first);
                 put.extend(new.iter().map(|row| (row.get(1), Enqueued::New(id(row)))));
             }
             retain_unknown(&mut rest, &put[known..]);
             known = put.len();
             for part in statements::parts(&rest) {
                 let taken = self.rows(unique_taken(queue, part)).await?;
+                // Whoever claimed meanwhile has passed them by.
+                *first = statements::earliest(&taken).min(*first);
                 put.extend(taken.iter().map(|row| {
                     let taken = if row.get(2) {
                         Enqueued::Replaced

@@ -15,13 +15,13 @@ use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{PgConnection, Postgres, Row as _};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
-use self::cursor::Cursor;
+use self::cursor::{Aim, Cursor, Found, Heard, Place, Walk};
 use self::doctor::Doctor;
 use self::entry::Entry;
 use self::statements::{Batch, Claims, sql};
-use self::wake::Wake;
+use self::wake::{News, Wake, When};
 use super::checkup::Checkup;
 use super::job::{check_batch, check_enqueue, check_ids, check_name};
 use super::store::{
@@ -69,7 +69,7 @@ pub struct PostgresOptions {
 
 impl PostgresOptions {
     /// The tables in the database, and there in the schema, to which these options connect: 4 connections for
-    /// claims and acknowledgements, a patience of 10 seconds, a look from the start every 250 ms, and the tables
+    /// claims and acknowledgements, a patience of 10 seconds, a look from the start once a second, and the tables
     /// are made or brought up to date.
     #[must_use]
     pub fn new(connect: PgConnectOptions) -> Self {
@@ -77,7 +77,7 @@ impl PostgresOptions {
             connect,
             connections: 4,
             patience: Duration::from_secs(10),
-            rescan: Duration::from_millis(250),
+            rescan: Duration::from_secs(1),
             migrate: true,
         }
     }
@@ -98,10 +98,19 @@ impl PostgresOptions {
         self
     }
 
-    /// For how long a claim may go on where the last one ended, and so miss a job that has appeared before that
-    /// place: one of a higher priority, or one that came back. With zero each claim looks from the start,
-    /// and the order is strict, at the price that what others have claimed long ago slows a claim down for as
-    /// long as some transaction may still be reading it.
+    /// For how long claims may go on where the last one ended, and so overlook a job that has appeared before that
+    /// place and of which this process has not heard: a more urgent one, or one that came back, or was committed
+    /// late. A claim that gets too few, or nothing, has looked no further either.
+    ///
+    /// Of what it has put in, given back or been notified of, a process has heard. It has not where a notification was
+    /// lost, or none was sent: jobs that came in with a transaction that was [joined](crate::transaction::Tx::join),
+    /// or by hand, or that are free again as the server undid a claim. These wait for this long at most,
+    /// and for the end of the claim that is under way. (A worker that finds no work looks for some, too: ever more
+    /// seldom, and once a second in the end.)
+    ///
+    /// With zero each claim looks from the start, and the order is strict, at the price that what others have
+    /// claimed long ago slows a claim down until it is vacuumed, and for as long as some transaction may still be
+    /// reading it.
     #[must_use]
     pub fn rescan(mut self, every: Duration) -> Self {
         self.rescan = every;
@@ -141,10 +150,11 @@ impl PostgresOptions {
 /// early, and the fence refuses what comes too late.
 ///
 /// A claim gets the most urgent jobs that it sees. Two claims at the same time take different ones, and one may
-/// overlook for a moment what has appeared behind its back: see [`PostgresOptions::rescan`].
+/// overlook for up to a second what nobody has told it of: see [`PostgresOptions::rescan`].
 ///
 /// Whoever waits for work hears of it at once from this process, and soon from others, which notify it after their
-/// commit, not more than once in 20 ms; and it looks, ever more seldom, once a second in the end.
+/// commit, not more than once in 20 ms; and it looks, ever more seldom, once a second in the end. Who has put jobs in
+/// by hand may tell of it: `NOTIFY lockkit_queue, 'name'`.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), lockkit_db::Error> {
@@ -167,6 +177,12 @@ struct Hints {
     reader: Connections,
     cursor: Mutex<Cursor>,
     wake: Wake,
+}
+
+/// What has become of jobs that were put in, and a place before the first of them.
+struct Put {
+    enqueued: Vec<Enqueued>,
+    first: Place,
 }
 
 // === impl PostgresStore ===
@@ -213,15 +229,17 @@ impl PostgresStore {
     }
 
     /// Puts jobs in: by one statement if they are few and have no keys.
-    async fn insert(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
+    async fn insert(&self, queue: &str, jobs: &[NewJob]) -> Result<Put, Error> {
         let all: Vec<_> = jobs.iter().collect();
         if let [part] = &statements::parts(&all)[..]
             && all.iter().all(|job| job.key().is_none())
         {
             let rows = self.lanes.write(statements::enqueue(queue, part)).await?;
             if !rows.is_empty() {
+                let first = statements::first(part, &rows);
                 let ids = statements::ids(&rows);
-                return Ok(ids.into_iter().map(Enqueued::New).collect());
+                let enqueued = ids.into_iter().map(Enqueued::New).collect();
+                return Ok(Put { enqueued, first });
             }
         }
         let mut transaction = self.lanes.begin().await?;
@@ -236,16 +254,18 @@ impl PostgresStore {
         spec: &ClaimSpec,
         run: impl AsyncFnOnce(Claims<'_>) -> Result<Vec<PgRow>, Error>,
     ) -> Result<Vec<PgRow>, Error> {
-        let begun = self.hints.cursor.lock().begin(&spec.queue, Instant::now());
-        let rows = run(Claims::first(spec, begun.after)).await?;
-        let places = rows.iter().filter_map(statements::place);
-        let ends = places.fold(None, |ends, place| {
-            let (first, last, n) = ends.unwrap_or((place, place, 0));
-            Some((place.min(first), place.max(last), n + 1))
+        let hints = &self.hints;
+        // What was told before is heard, also if nobody of this process waits for work.
+        hints.catch_up();
+        let walk = Walk::begin(&hints.cursor, &spec.queue, Aim::Claim);
+        let rows = run(Claims::first(spec, walk.after)).await?;
+        let places = || rows.iter().filter_map(statements::place);
+        walk.end(match places().max() {
+            // Its session may be over.
+            None => Found::Unknown,
+            Some(last) if places().count() == spec.n => Found::UpTo(last),
+            Some(last) => Found::Last(last),
         });
-        let full = ends.is_some_and(|(_, _, n)| n == spec.n);
-        let got = ends.map(|(first, last, _)| (first, last));
-        self.hints.cursor.lock().end(&spec.queue, begun, full, got);
         Ok(rows)
     }
 
@@ -256,6 +276,8 @@ impl PostgresStore {
         batch: Option<&Batch<'_>>,
         spec: &ClaimSpec,
     ) -> Result<Exchange, Error> {
+        // If it fails, others may have passed by what it had locked.
+        let walk = Walk::begin(&self.hints.cursor, &spec.queue, Aim::Claim);
         let mut transaction = self.lanes.begin().await?;
         let lock = sqlx::query(sql!("session_lock"))
             .bind(session.id)
@@ -276,8 +298,16 @@ impl PostgresStore {
             rows = transaction.rows(Claims::again(spec).alone(session)).await?;
         }
         transaction.commit().await?;
+        walk.end(Found::Unknown);
         let claimed = statements::claimed(&rows)?;
         Ok(Exchange { settled, claimed })
+    }
+
+    /// Tells of jobs that may be claimed anew. Where they are is not known.
+    fn given_back(&self, batch: Option<&Batch<'_>>) {
+        if batch.is_some_and(Batch::gives_back) {
+            Hints::tell_soon(&self.hints, News::of(""));
+        }
     }
 
     /// Ends the sessions whose lease is over, and one more if it is named, and gives back what they hold: how
@@ -321,14 +351,26 @@ impl PostgresStore {
     async fn put_back(&self, redrive: Statement<'_>) -> Result<Vec<JobId>, Error> {
         let back = self.lanes.write(redrive).await?;
         if !back.is_empty() {
-            self.hints.tell("").await;
+            self.hints.tell(News::of("")).await;
         }
         Ok(statements::ids(&back))
     }
 
     async fn has_ready(&self, queue: &str) -> Result<bool, Error> {
-        let probe = sqlx::query(sql!("ready_probe")).bind(queue);
-        Ok(self.hints.reader.read(probe).await?[0].get(0))
+        let walk = Walk::begin(&self.hints.cursor, queue, Aim::Look);
+        let (priority, run_at, id) = walk.after;
+        let probe = sqlx::query(sql!("ready_probe"))
+            .bind(queue)
+            .bind(priority)
+            .bind(run_at)
+            .bind(id);
+        let rows = self.hints.reader.read(probe).await?;
+        let first = rows.first().and_then(statements::place);
+        walk.end(match first {
+            None => Found::None,
+            Some((priority, run_at, id)) => Found::UpTo((priority, run_at, id.saturating_sub(1))),
+        });
+        Ok(first.is_some())
     }
 }
 
@@ -336,11 +378,8 @@ impl JobStore for PostgresStore {
     async fn put(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
         let put = self.insert(queue, jobs).await?;
-        match statements::urgency(jobs) {
-            Some(priority) => self.hints.came(queue, priority).await,
-            None => self.hints.tell(queue).await,
-        }
-        Ok(put)
+        self.hints.tell(News::after(queue, put.first)).await;
+        Ok(put.enqueued)
     }
 
     async fn open_session(&self, spec: &SessionSpec) -> Result<Session, Error> {
@@ -380,6 +419,7 @@ impl JobStore for PostgresStore {
             (None, None) => None,
             (batch, Some(spec)) if spec.again => {
                 exchange = self.exchange_again(session, batch.as_ref(), spec).await?;
+                self.given_back(batch.as_ref());
                 None
             }
             (Some(batch), spec) if batch.is_plain() => {
@@ -402,6 +442,7 @@ impl JobStore for PostgresStore {
             }
             (Some(batch), spec) => {
                 let rows = self.lanes.write(batch.settle(session)).await?;
+                self.given_back(Some(batch));
                 exchange.settled = batch.settled(&rows)?;
                 spec
             }
@@ -421,24 +462,18 @@ impl JobStore for PostgresStore {
             };
             exchange.claimed = statements::claimed(&rows)?;
         }
-        if batch.is_some_and(|batch| batch.gives_back()) {
-            self.hints.ring("");
-        }
         Ok(exchange)
     }
 
     async fn close_session(&self, session: &Session) -> Result<(), Error> {
         self.reap(Some(session)).await?;
-        self.hints.tell("").await;
+        self.hints.tell(News::of("")).await;
         self.hints.wake.listening.close();
         Ok(())
     }
 
     async fn upkeep(&self) -> Result<Upkeep, Error> {
-        self.hints
-            .wake
-            .listening
-            .catch_up(|queue| self.hints.ring(queue));
+        self.hints.catch_up();
         let probe = self
             .hints
             .reader
@@ -452,17 +487,17 @@ impl JobStore for PostgresStore {
         };
         if over {
             (upkeep.requeued, upkeep.buried, upkeep.cancelled) = self.reap(None).await?;
+            if upkeep.requeued > 0 {
+                self.hints.tell(News::of("")).await;
+            }
         }
         if due {
             let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
-            let promoted = self.lanes.write(promote).await;
-            if promoted.is_err() && upkeep.requeued > 0 {
-                self.hints.tell("").await;
+            let promoted = self.lanes.write(promote).await?;
+            upkeep.promoted = promoted.len() as u64;
+            for (queue, first) in statements::promoted(&promoted) {
+                self.hints.tell(News::after(&queue, first)).await;
             }
-            upkeep.promoted = count(&promoted?[0], 0);
-        }
-        if upkeep.promoted + upkeep.requeued > 0 {
-            self.hints.tell("").await;
         }
         Ok(upkeep)
     }
@@ -473,7 +508,7 @@ impl JobStore for PostgresStore {
 
     async fn resume(&self, queue: &str) -> Result<(), Error> {
         self.set_paused(queue, false).await?;
-        self.hints.tell(queue).await;
+        self.hints.tell(News::of(queue)).await;
         Ok(())
     }
 
@@ -527,7 +562,16 @@ impl JobStore for PostgresStore {
     async fn wait_for_work(&self, queue: &str, limit: Duration) {
         // In this process a bell rings; others may notify it; what neither tells is looked for.
         let look = || async {
+            let heard = self.hints.cursor.lock().heard(queue);
+            if heard == Heard::Here {
+                return;
+            }
             let mut pause = LOOK.0;
+            if heard == Heard::Nothing {
+                // A look that is dropped, as it is when the bell rings, costs a connection. Where there is much to do,
+                // the bell rings before this is over.
+                sleep(pause).await;
+            }
             // An error is no news here: it is the next claim's to report.
             while !self.has_ready(queue).await.unwrap_or(false) {
                 sleep(pause).await;
@@ -535,8 +579,11 @@ impl JobStore for PostgresStore {
             }
         };
         tokio::select! {
-            () = self.hints.wake.bells.wait(queue, look) => {}
-            () = self.hints.wake.listening.listen(|queue| self.hints.ring(queue)) => {}
+            () = self.hints.wake.bells.wait(queue, look) => {
+                // Whoever waits next has heard of no more than this.
+                self.hints.cursor.lock().heard(queue);
+            }
+            () = self.hints.wake.listening.listen(|told| self.hints.hear(told)) => {}
             () = sleep(limit) => {}
         }
     }
@@ -623,10 +670,10 @@ impl TransactionalStore for PostgresStore {
         check_enqueue(queue, jobs)?;
         let put = Entry::Theirs(tx).put(queue, jobs).await?;
         if !tx.is_joined() {
-            let (hints, queue) = (Arc::clone(&self.hints), queue.to_owned());
-            tx.on_commit(move || hints.tell_soon(queue))?;
+            let (hints, queue, first) = (Arc::clone(&self.hints), queue.to_owned(), put.first);
+            tx.on_commit(move || Hints::tell_soon(&hints, News::after(&queue, first)))?;
         }
-        Ok(put)
+        Ok(put.enqueued)
     }
 }
 
@@ -646,44 +693,68 @@ impl Settle for Postgres {
 }
 
 impl Hints {
-    /// Tells the workers of this process that there may be work in a queue, or somewhere.
-    fn ring(&self, queue: &str) {
-        self.cursor.lock().reset();
-        self.wake.ring(queue);
+    /// Tells the workers of this process.
+    fn ring(&self, news: News<'_>) {
+        self.cursor.lock().came(news.queue, news.after);
+        self.wake.ring(news.queue);
     }
 
-    /// Tells the workers of all processes, unless they were told a moment ago. What comes of it does not matter.
-    async fn tell(&self, queue: &str) {
-        self.ring(queue);
-        self.pass_on(queue).await;
+    /// A notification has come.
+    fn hear(&self, told: &str) {
+        if let Some(news) = self.wake.read(told) {
+            self.ring(news);
+        }
     }
 
-    /// The same of jobs whose time is now, the most urgent of this priority. They are after what was claimed, so a claim
-    /// goes on from there: who puts jobs in all the time would else have each claim look from the start.
-    async fn came(&self, queue: &str, priority: i16) {
-        self.cursor.lock().came(queue, priority);
-        self.wake.ring(queue);
-        self.pass_on(queue).await;
+    /// Hears what has come, if nobody listens.
+    fn catch_up(&self) {
+        self.wake.listening.catch_up(|told| self.hear(told));
     }
 
-    async fn pass_on(&self, queue: &str) {
-        if self.wake.is_time_to_tell(queue) {
-            self.notify(queue).await;
+    /// Tells the workers of all processes, after the commit that this is about; those of others a moment later, if they
+    /// have just been told something else. What comes of it does not matter.
+    async fn tell(self: &Arc<Self>, news: News<'_>) {
+        self.ring(news);
+        match self.wake.when(news) {
+            When::Now(text) => self.notify(text).await,
+            when => self.tell_at(when, news.queue),
         }
     }
 
     /// The same from where nothing can be waited for.
-    fn tell_soon(self: Arc<Self>, queue: String) {
-        self.ring(&queue);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current()
-            && self.wake.is_time_to_tell(&queue)
-        {
-            runtime.spawn(async move { self.notify(&queue).await });
+    fn tell_soon(this: &Arc<Self>, news: News<'_>) {
+        this.ring(news);
+        let when = this.wake.when(news);
+        this.tell_at(when, news.queue);
+    }
+
+    fn tell_at(self: &Arc<Self>, when: When, queue: &str) {
+        // Where there is no runtime, it is told together with the next news.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        match when {
+            When::Now(text) => {
+                let this = Arc::clone(self);
+                runtime.spawn(async move { this.notify(text).await });
+            }
+            When::At(due) => {
+                let (this, queue) = (Arc::downgrade(self), queue.to_owned());
+                runtime.spawn(async move {
+                    sleep_until(due).await;
+                    if let Some(this) = this.upgrade()
+                        && let Some(text) = this.wake.kept(&queue)
+                    {
+                        this.notify(text).await;
+                    }
+                });
+            }
+            When::WithOthers => {}
         }
     }
 
-    async fn notify(&self, queue: &str) {
-        let notify = self.reader.write(sqlx::query(sql!("notify")).bind(queue));
+    async fn notify(&self, text: String) {
+        let notify = self.reader.write(sqlx::query(sql!("notify")).bind(text));
         let _ = timeout(TELL, notify).await;
     }
 }

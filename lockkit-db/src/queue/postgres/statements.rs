@@ -1,13 +1,14 @@
 //! The statements, and what goes into them and comes out.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use lockkit_core::Fence;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-use super::cursor::{Place, START};
+use super::cursor::{END, Place, START};
 use crate::Error;
 use crate::backend::postgres::connections::Statement;
 use crate::queue::job::{kept_error, repeat_answer, seq_must_grow, unix_ms};
@@ -43,13 +44,31 @@ pub(super) fn parts<'a, 'j>(jobs: &'a [&'j NewJob]) -> Vec<&'a [&'j NewJob]> {
     parts
 }
 
-/// The priority of the most urgent of jobs whose time is now; none if that of one may have come long ago.
-pub(super) fn urgency(jobs: &[NewJob]) -> Option<i16> {
-    let at_a_time = |job: &NewJob| matches!(job.schedule, Schedule::At(_));
-    if jobs.iter().any(at_a_time) {
-        return None;
+/// A place before the first of the jobs that were put in: their priorities are known, and the rows have their times.
+pub(super) fn first(jobs: &[&NewJob], rows: &[PgRow]) -> Place {
+    let urgency = jobs.iter().map(|job| job.priority).min();
+    let time = rows.iter().map(|row| row.get("run_at")).min();
+    urgency
+        .zip(time)
+        .map_or(END, |(priority, run_at)| (priority, run_at, i64::MIN))
+}
+
+/// A place before the first of the jobs in the rows.
+pub(super) fn earliest(rows: &[PgRow]) -> Place {
+    let places = rows
+        .iter()
+        .map(|row| (row.get("priority"), row.get("run_at"), i64::MIN));
+    places.min().unwrap_or(END)
+}
+
+/// Of each queue of which jobs were made ready, a place before the first of them.
+pub(super) fn promoted(rows: &[PgRow]) -> HashMap<String, Place> {
+    let mut queues = HashMap::new();
+    for row in rows {
+        let first = queues.entry(row.get("queue")).or_insert(END);
+        *first = earliest(std::slice::from_ref(row)).min(*first);
     }
-    jobs.iter().map(|job| job.priority).min()
+    queues
 }
 
 pub(super) fn register(queue: &str) -> Statement<'static> {

@@ -9,26 +9,56 @@ use lockkit_core::sync::Mutex;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
+use super::cursor::{Place, START};
 use crate::backend::postgres::listener::Listening;
 use crate::queue::bells::Bells;
 
-/// On which notifications are sent; each carries the name of its queue, or nothing for all of them.
+/// On which notifications are sent; each carries [`News`], and who has sent it.
 pub(super) const CHANNEL: &str = "lockkit_queue";
 
 /// A queue's notifications are at least this far apart, in each process: one takes a lock that all have to
-/// take which are committed with one. Whoever hears the first one looks, and a while later again.
+/// take which are committed with one. What comes in between is told when that time is over.
 const APART: Duration = Duration::from_millis(20);
 
-/// The bell of a process, and its listener. When nobody waits for work, what has come is read at each upkeep.
+/// The bell of a process, and its listener. When nobody waits for work, what has come is read at each claim and upkeep.
 pub(super) struct Wake {
     pub(super) bells: Bells,
     pub(super) listening: Listening,
     told: Mutex<Told>,
+    /// Who this is, in what it sends: it has heard that before.
+    me: u64,
 }
 
-/// When the last notification was sent, by queue.
+/// That jobs are ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct News<'a> {
+    /// Of all queues, if it has no name.
+    pub(super) queue: &'a str,
+    /// All of them are after this place.
+    pub(super) after: Place,
+}
+
+/// When other processes are to be notified.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// With this text.
+    Now(String),
+    /// Of what is kept until then.
+    At(Instant),
+    /// Somebody waits for that already.
+    WithOthers,
+}
+
+/// What was told, by queue.
 #[derive(Default)]
-struct Told(HashMap<String, Instant>);
+struct Told(HashMap<String, Line>);
+
+struct Line {
+    /// When the last notification was sent.
+    last: Instant,
+    /// The first place of which nothing was told since.
+    kept: Option<Place>,
+}
 
 // === impl Wake ===
 
@@ -38,6 +68,7 @@ impl Wake {
             bells: Bells::default(),
             listening: Listening::new(options, CHANNEL),
             told: Mutex::default(),
+            me: fastrand::u64(..),
         }
     }
 
@@ -50,25 +81,84 @@ impl Wake {
         }
     }
 
-    /// Whether other processes are to be notified now about a queue.
-    pub(super) fn is_time_to_tell(&self, queue: &str) -> bool {
-        self.told.lock().is_time(queue, Instant::now())
+    /// When to notify other processes of this. Whoever asks sees to it.
+    pub(super) fn when(&self, news: News<'_>) -> When {
+        match self.told.lock().when(news, Instant::now()) {
+            Ok(after) => When::Now(self.text(news.queue, after)),
+            Err(Some(due)) => When::At(due),
+            Err(None) => When::WithOthers,
+        }
+    }
+
+    /// What is to be told now of what was kept, if that has not been done.
+    pub(super) fn kept(&self, queue: &str) -> Option<String> {
+        let after = self.told.lock().kept(queue, Instant::now())?;
+        Some(self.text(queue, after))
+    }
+
+    fn text(&self, queue: &str, (priority, run_at, _): Place) -> String {
+        format!("{:016x}:{priority}:{run_at}:{queue}", self.me)
+    }
+
+    /// What a notification says, unless this process has sent it. What is not of this form is the name of a queue.
+    pub(super) fn read<'a>(&self, text: &'a str) -> Option<News<'a>> {
+        let (from, news) = News::read(text).unwrap_or((None, News::of(text)));
+        (from != Some(self.me)).then_some(news)
+    }
+}
+
+impl<'a> News<'a> {
+    /// There may be work anywhere in a queue.
+    pub(super) fn of(queue: &'a str) -> Self {
+        Self::after(queue, START)
+    }
+
+    pub(super) fn after(queue: &'a str, after: Place) -> Self {
+        Self { queue, after }
+    }
+
+    fn read(text: &'a str) -> Option<(Option<u64>, Self)> {
+        let mut parts = text.splitn(4, ':');
+        let from = parts.next().filter(|from| from.len() == 16)?;
+        let from = u64::from_str_radix(from, 16).ok()?;
+        let priority = parts.next()?.parse().ok()?;
+        let run_at = parts.next()?.parse().ok()?;
+        let after = (priority, run_at, i64::MIN);
+        Some((Some(from), Self::after(parts.next()?, after)))
     }
 }
 
 impl Told {
-    fn is_time(&mut self, queue: &str, now: Instant) -> bool {
-        match self.0.get_mut(queue) {
-            Some(last) if now.duration_since(*last) < APART => false,
-            Some(last) => {
-                *last = now;
-                true
-            }
-            None => {
-                self.0.insert(queue.to_owned(), now);
-                true
-            }
+    /// What is to be told now; or else, when, if nobody waits for that yet.
+    fn when(&mut self, news: News<'_>, now: Instant) -> Result<Place, Option<Instant>> {
+        let Some(line) = self.0.get_mut(news.queue) else {
+            let (last, kept) = (now, None);
+            self.0.insert(news.queue.to_owned(), Line { last, kept });
+            return Ok(news.after);
+        };
+        let waits = line.kept.is_some();
+        let after = line.kept.map_or(news.after, |kept| kept.min(news.after));
+        if now.duration_since(line.last) < APART {
+            line.kept = Some(after);
+            return Err((!waits).then_some(line.last + APART));
         }
+        *line = Line {
+            last: now,
+            kept: None,
+        };
+        Ok(after)
+    }
+
+    fn kept(&mut self, queue: &str, now: Instant) -> Option<Place> {
+        let line = self.0.get_mut(queue)?;
+        let kept = line
+            .kept
+            .filter(|_| now.duration_since(line.last) >= APART)?;
+        *line = Line {
+            last: now,
+            kept: None,
+        };
+        Some(kept)
     }
 }
 
@@ -76,14 +166,50 @@ impl Told {
 mod tests {
     use super::*;
 
+    fn place(id: i64) -> Place {
+        (0, 0, id)
+    }
+
     #[test]
-    fn notifications_of_one_queue_are_far_apart() {
+    fn notifications_of_one_queue_are_far_apart_and_none_is_left_out() {
         let now = Instant::now();
+        let ms = |ms| now + Duration::from_millis(ms);
         let mut told = Told::default();
-        let mut at = |queue: &str, ms| told.is_time(queue, now + Duration::from_millis(ms));
-        assert!(at("q", 0) && at("other", 1));
+        let mut when = |queue, id, at| told.when(News::after(queue, place(id)), ms(at));
+        assert_eq!(when("q", 5, 0), Ok(place(5)));
+        assert_eq!(when("other", 6, 1), Ok(place(6)));
         // Mutant: C24
-        assert!(!at("q", 19));
-        assert!(at("q", 20) && !at("q", 39) && at("q", 40));
+        assert_eq!(when("q", 9, 1), Err(Some(ms(20))));
+        assert_eq!(when("q", 7, 2), Err(None));
+        assert_eq!(when("q", 8, 19), Err(None));
+        // Mutant: C116
+        assert_eq!(told.kept("q", ms(20)), Some(place(7)));
+        assert_eq!(told.kept("q", ms(41)), None);
+        assert_eq!(told.kept("none", ms(41)), None);
+        let mut when = |id, at| told.when(News::after("q", place(id)), ms(at));
+        assert_eq!(when(1, 39), Err(Some(ms(40))));
+        // Nobody has come at that time.
+        assert_eq!(when(2, 40), Ok(place(1)));
+        assert_eq!(when(3, 41), Err(Some(ms(60))));
+        // Who was to come then comes late.
+        assert_eq!(told.kept("q", ms(42)), None);
+        assert_eq!(told.kept("q", ms(60)), Some(place(3)));
+    }
+
+    #[test]
+    fn news_are_read_as_they_were_written_whatever_the_name_and_not_by_whom_they_are_from() {
+        let wake = || Wake::new(&PgConnectOptions::new_without_pgpass());
+        let (one, other) = (wake(), wake());
+        for queue in ["", "q", ":", "0:q", "-1", "a:b:c:d", "0123456789abcdef:1:2"] {
+            for (priority, run_at) in [(i16::MIN, i64::MIN), (7, 1000), (-7, -1000)] {
+                let after = (priority, run_at, i64::MIN);
+                let text = one.text(queue, after);
+                assert_eq!(other.read(&text), Some(News::after(queue, after)));
+                // Mutant: C141
+                assert_eq!(one.read(&text), None);
+            }
+            // As it is sent by hand.
+            assert_eq!(one.read(queue), Some(News::of(queue)));
+        }
     }
 }
