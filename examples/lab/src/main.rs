@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -81,6 +81,9 @@ struct Options {
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the main charts into this file, as SVG; they are of SQLite
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -126,6 +129,11 @@ async fn experiment(
     // Found out now, and not when all is done.
     let mut page = writable(&options.html)?;
     let json = options.json.as_deref().map(writable).transpose()?;
+    ensure!(
+        options.svg.is_none() || trials.contains(&Trial::Sqlite),
+        "--svg: the main charts are of SQLite, and of `sqlite` and `all` only"
+    );
+    let svg = options.svg.as_deref().map(writable).transpose()?;
     raise_the_limit_of_open_files();
     let stopped = async {
         let signal = signals.any().await;
@@ -138,6 +146,11 @@ async fn experiment(
     println!("the page: {}", options.html.display());
     if let Some(file) = json {
         serde_json::to_writer_pretty(file, &report).context("the figures cannot be written")?;
+    }
+    if let Some(mut file) = svg {
+        let picture = report::picture::svg(&report)?;
+        file.write_all(picture.as_bytes())
+            .context("the charts cannot be written")?;
     }
     Ok(report.ok)
 }

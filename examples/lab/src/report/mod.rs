@@ -2,6 +2,7 @@
 
 mod chart;
 pub(crate) mod page;
+pub(crate) mod picture;
 pub(crate) mod terminal;
 
 use serde::Serialize;

@@ -8,11 +8,14 @@ use plotters::style::RGBColor;
 use super::chart::{self, COLOURS, GRID, INK};
 use super::{Cell, Chart, Kind, Report, Section, Unit};
 
-const STYLE: &str = "
+/// The colours of both modes, by name.
+pub(super) const MODES: &str = "
 :root { color-scheme: light dark; --ink: #202020; --faint: #5c5c5c; --grid: #d0d0d0; --paper: #ffffff;
   --good: #047857; --bad: #b91c1c; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --faint: #a8a8a8; --grid: #484848; --paper: #16181c; --good: #34d399; --bad: #f87171; } }
+  :root { --ink: #e6e6e6; --faint: #a8a8a8; --grid: #484848; --paper: #16181c; --good: #34d399; --bad: #f87171; } }";
+
+const STYLE: &str = "
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; }
@@ -39,7 +42,7 @@ pub(crate) fn html(report: &Report) -> anyhow::Result<String> {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { "lockkit lab" }
-                style { (PreEscaped(STYLE)) (PreEscaped(colours())) }
+                style { (PreEscaped(MODES)) (PreEscaped(STYLE)) (PreEscaped(colours())) }
             }
             body {
                 h1 { "lockkit lab" }
@@ -152,7 +155,7 @@ fn figure(section: &Section, chart: &Chart) -> anyhow::Result<Markup> {
 }
 
 /// Turns the colours that are written in the charts into those of the mode.
-fn colours() -> String {
+pub(super) fn colours() -> String {
     let mut style = String::new();
     for (colour, name) in [(INK, "--ink"), (GRID, "--grid")] {
         let _ = write!(style, "\n{}", turned(colour, &format!("var({name})")));

@@ -57,6 +57,7 @@ fn results_that_cannot_be_written_are_refused_before_anything_is_measured() {
         &["--html", &nowhere][..],
         &["--html", &html, "--json", &nowhere],
         &["--html", &html, "--folder", &below_a_file],
+        &["--html", &html, "--svg", &nowhere],
     ] {
         let line = refused(&[&["sqlite", "--quick"], args].concat(), 1);
         assert!(line.contains(args[args.len() - 1]), "{args:?}: {line}");

@@ -223,6 +223,7 @@ pub(super) async fn loads(lab: &mut Lab) -> anyhow::Result<()> {
         }
     }
     section.chart(Chart::lines("Errors, %", 1, 0, 2));
+    section.chart(Chart::lines("Lost updates", 1, 0, 3));
     section.chart(Chart::lines("Mean wait, ms", 1, 0, 4).logarithmic());
     section.chart(Chart::lines("p99 wait, ms", 1, 0, 5).logarithmic());
     lab.add(section);
