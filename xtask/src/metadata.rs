@@ -98,10 +98,11 @@ impl Package {
         Self {
             name: text(&json["name"]),
             dir: dir.strip_prefix(root).unwrap_or(dir).to_owned(),
-            // `publish = false` is an empty list of registries.
+            // `publish = false` is an empty list of registries; what is packaged and not published has a word of its own.
             public: json["publish"]
                 .as_array()
-                .is_none_or(|registries| !registries.is_empty()),
+                .is_none_or(|registries| !registries.is_empty())
+                && json["metadata"]["lockkit"]["published"] != false,
             dependencies: list(&json["dependencies"]).map(Dependency::parse).collect(),
             features: json["features"]
                 .as_object()

@@ -143,7 +143,7 @@ fn arrows(package: &Package, workspace: &Workspace, problems: &mut Vec<String>) 
         let to = &dependency.name;
         let test_only = workspace.package(to).is_none_or(|target| !target.public);
         if dependency.dev {
-            if test_only && dependency.version != "*" {
+            if package.public && test_only && dependency.version != "*" {
                 problems.push(format!(
                     "{name}: drop the version of {to}, which is never published"
                 ));
