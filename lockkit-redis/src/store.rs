@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use lockkit_core::lease::{
@@ -13,6 +14,7 @@ use redis::aio::ConnectionLike as _;
 use redis::{
     Client, Cmd, ErrorKind, ParsingError, RedisError, RedisResult, ServerErrorKind, Value,
 };
+use tokio::time::timeout;
 
 use crate::link::{Awaited, Connect, Dialled, Line};
 use crate::scripts::{self, Call, Names, is_unknown};
@@ -43,6 +45,10 @@ pub struct RedisStore<C: Connect = Dialled> {
 
 /// So many locks are extended by one script, at most: the server does nothing else meanwhile.
 const AT_ONCE: usize = 500;
+
+/// Of many locks that are extended each by a script of its own, none holds up the answer about the others for longer: on
+/// a cluster they are kept by servers of which one may be gone. Well within what a caller waits for all.
+const ALONE: Duration = Duration::from_secs(1);
 
 /// The longest prefix.
 const MAX_PREFIX: usize = 100;
@@ -181,14 +187,15 @@ impl<C: Connect> RedisStore<C> {
         Ok(Some(extended))
     }
 
-    /// Extends a lock by a script of its own.
+    /// Extends a lock by a script of its own, if that is answered in time.
     async fn alone(&self, lock: &[u8], token: &[u8], ttl: &[u8]) -> Result<Extended, StoreError> {
         let call = Call {
             script: &scripts::EXTEND,
             keys: &[lock],
             arguments: &[token, ttl],
         };
-        self.run(&call, scripts::extended_alone).await
+        let extended = timeout(ALONE, self.run(&call, scripts::extended_alone)).await;
+        extended.unwrap_or_else(|late| Err(StoreError::unknown(late)))
     }
 
     async fn line(&self) -> Result<Line<C::Connection>, StoreError> {
@@ -284,10 +291,10 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
         };
         // Of a few that have failed nothing is known; if all have, it can be said why.
         let known = |one: &Result<_, _>| matches!(one, Ok(known) if *known != Extended::Unknown);
-        if !extended.iter().any(known) {
-            extended.retain(Result::is_err);
-            extended.truncate(1);
-            return extended.into_iter().collect();
+        if !extended.iter().any(known)
+            && let Some(failed) = extended.iter().position(Result::is_err)
+        {
+            return extended.swap_remove(failed).map(|one| vec![one]);
         }
         let known = |one: Result<_, _>| one.unwrap_or(Extended::Unknown);
         Ok(extended.into_iter().map(known).collect())
@@ -363,7 +370,11 @@ enum Failure {
 impl Failure {
     fn of(error: &RedisError) -> Self {
         match error.kind() {
-            ErrorKind::Io | ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+            // The client of a cluster may have sent it, before it knew of no server any more.
+            ErrorKind::Io
+            | ErrorKind::Parse
+            | ErrorKind::UnexpectedReturnType
+            | ErrorKind::ClusterConnectionNotFound => {
                 return Self::Silent;
             }
             ErrorKind::Server(kind) => match kind {

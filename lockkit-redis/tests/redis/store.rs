@@ -1,13 +1,19 @@
 //! What is Redis' own about the store: its scripts, its errors, its connections.
 
+use std::future::pending;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use crate::fixture::{Fixture, GIVE_UP, ask, extend, granted, in_line, is_rejected, key, text};
 use lockkit_core::lease::{Acquired, Extended, LeaseStore, Released, StoreError, Watch as _};
 use lockkit_redis::{Dialled, PrefixError, RedisStore, Shared};
 use lockkit_test::redis::{Fault, Settings};
-use redis::{AsyncConnectionConfig, Client, cmd};
-use tokio::time::sleep;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, Value, cmd};
+use tokio::time::{sleep, timeout};
+
+/// For a busy machine.
+const SOON: Duration = Duration::from_secs(30);
 
 // === round trips ===
 
@@ -102,19 +108,83 @@ async fn nothing_is_left_of_a_lock_but_its_counter() {
     assert_eq!(keys, ["lockkit{:k}:fence"]);
 }
 
+/// A server that may be of a cluster. It wants a port to talk to the others at, always the same one: so each has an address
+/// of its own.
+async fn node() -> Fixture {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = format!("127.{}.{high}.{low}", COUNT.fetch_add(1, Ordering::Relaxed));
+    let settings = Settings::new().parameter("cluster-enabled", "yes");
+    Fixture::with(settings.parameter("bind", &address)).await
+}
+
 /// A cluster of one server, which has all slots.
 async fn cluster() -> Fixture {
-    let fixture = Fixture::with(Settings::new().parameter("cluster-enabled", "yes")).await;
+    let fixture = node().await;
     let mut all = cmd("CLUSTER");
     all.arg("ADDSLOTSRANGE").arg(0).arg(16_383);
     fixture.ask::<()>(&mut all).await;
-    loop {
-        let info: String = fixture.ask(cmd("CLUSTER").arg("INFO")).await;
-        if info.contains("cluster_state:ok") {
-            return fixture;
+    let ready = async {
+        loop {
+            let info: String = fixture.ask(cmd("CLUSTER").arg("INFO")).await;
+            if info.contains("cluster_state:ok") {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
         }
-        sleep(Duration::from_millis(10)).await;
+    };
+    timeout(SOON, ready).await.expect("the cluster is ready");
+    fixture
+}
+
+/// A connection on which nothing is ever heard of the commands with this in them.
+#[derive(Clone)]
+struct Deaf(MultiplexedConnection, &'static str);
+
+impl ConnectionLike for Deaf {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        let packed = cmd.get_packed_command();
+        if String::from_utf8_lossy(&packed).contains(self.1) {
+            Box::pin(pending())
+        } else {
+            self.0.req_packed_command(cmd)
+        }
     }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        cmd: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.0.req_packed_commands(cmd, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+}
+
+// Mutant: D152
+#[tokio::test]
+async fn on_a_cluster_a_server_that_is_silent_holds_up_no_lock_at_another() {
+    let fixture = cluster().await;
+    let client = Client::open(fixture.server.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let store = RedisStore::with(Shared::new(Deaf(connection, "{:k1}")));
+    let specs: Vec<_> = (0..3).map(|n| ask(&format!("k{n}"))).collect();
+    for heard in [0, 2] {
+        granted(store.acquire(&specs[heard]).await);
+    }
+    let both = [extend(&specs[0]), extend(&specs[2])];
+    // By which it is known for a cluster.
+    assert_eq!(store.extend(&both).await.unwrap(), [Extended::Extended; 2]);
+    let all: Vec<_> = specs.iter().map(extend).collect();
+    let extended = timeout(SOON, store.extend(&all)).await;
+    assert_eq!(
+        extended.expect("it is not waited for").unwrap(),
+        [Extended::Extended, Extended::Unknown, Extended::Extended]
+    );
 }
 
 // Mutant: D130
@@ -141,7 +211,7 @@ async fn on_a_cluster_each_lock_of_a_batch_is_extended_by_a_script_of_its_own() 
 
 #[tokio::test]
 async fn each_key_has_its_names_in_one_slot() {
-    let fixture = Fixture::with(Settings::new().parameter("cluster-enabled", "yes")).await;
+    let fixture = node().await;
     for name in ["a", "}", "{}", "{a}b", "}{", "a}b", "{", "ä}"] {
         let mut slots = Vec::new();
         for part in ["lock", "fence", "line", "places"] {
@@ -302,7 +372,8 @@ async fn store_of(fixture: &Fixture, rights: &str) -> RedisStore {
     fixture.ask::<()>(&mut user).await;
     let url = fixture.proxy.url();
     let url = url.replace("redis://", "redis://clerk:secret@");
-    RedisStore::new(Client::open(url).unwrap())
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(SOON));
+    RedisStore::with(Dialled::new(Client::open(url).unwrap()).config(config))
 }
 
 // Mutant: D115
