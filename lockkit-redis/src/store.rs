@@ -255,6 +255,9 @@ impl<C: Connect> LeaseStore for RedisStore<C> {
     }
 
     async fn extend(&self, batch: &[ExtendSpec]) -> Result<Vec<Extended>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
         let parts: Vec<_> = batch
             .iter()
             .map(|spec| (self.names(&spec.key), spec.ttl.as_millis().to_string()))
