@@ -4,9 +4,10 @@
 --          to be had: somebody has locked its row, or has changed it while this one was at it
 -- Costs:   a row is written for each lock that is extended
 --
--- A row that is locked is passed by, so that it holds up no other entry. The rest is locked by key, so that no two of
--- these wait for each other in a circle. The time is read once, before: should the server stand still from there to the
--- write, a lease that is over meanwhile lasts again, with the same fence, if nobody has taken the lock.
+-- A row that is locked is passed by, so that it holds up no other entry; for a batch of one SKIP LOCKED is left out, and
+-- it waits. The rest is locked by key, so that no two of these wait for each other in a circle. The time is read once,
+-- before: should the server stand still from there to the write, a lease that is over meanwhile lasts again, with the same
+-- fence, if nobody has taken the lock.
 -- Locks that two entries of the same token ask for get the longer time: a row is changed once in a statement.
 WITH now AS MATERIALIZED (
     SELECT us FROM lockkit_lease_now

@@ -1,13 +1,14 @@
 //! Locks in a PostgreSQL database.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use lockkit_core::sync::Mutex;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgRow};
 use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use super::bells::{Bells, Ear};
@@ -33,6 +34,13 @@ const MIGRATIONS: &[Migration] = &[Migration {
     name: "lease",
     sql: include_str!("../../migrations/postgres/0003_lease.sql"),
 }];
+
+/// For one lock, which waits for its row: who is at that may only be renewing the lock.
+static EXTEND_ONE: LazyLock<String> = LazyLock::new(|| sql!("extend").replace(" SKIP LOCKED", ""));
+
+/// The patience of opening. Where many processes open a new database, each waits for all the others, and tables take longer
+/// than a step.
+const OPENING: Duration = Duration::from_secs(30);
 
 /// On which releases are told; each notification carries the key.
 const CHANNEL: &str = "lockkit_lease";
@@ -115,10 +123,10 @@ struct Inner {
     telling: tokio::sync::Mutex<()>,
     bells: Arc<Bells>,
     listening: Listening,
-    /// How often it has happened that nobody waited any more.
-    rests: Mutex<u64>,
+    /// What stops listening, since nobody waited any more.
+    rest: Mutex<Option<AbortHandle>>,
     patience: Duration,
-    /// In which it was opened; a watch or a release may be dropped anywhere.
+    /// In which it was opened; a watch or a release may be dropped where there is none.
     runtime: Handle,
 }
 
@@ -148,6 +156,10 @@ impl PostgresOptions {
 
     /// How long a step may take before [`StoreError::Unreachable`]: one half of it to wait for a connection, or for one to
     /// be opened, the other at the server.
+    ///
+    /// A server that says nothing more once it was asked has 5 seconds on top, and then a step that writes is
+    /// [`StoreError::Unknown`]. What somebody else has changed meanwhile is asked again: that may begin just before the end,
+    /// and take as long once more. To open the store takes as long as [it](PostgresStore::open_with) says.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -177,12 +189,13 @@ impl PostgresStore {
 
     /// Opens the store. Many processes may open a new one at once.
     ///
-    /// A connection, and a transaction that reads.
+    /// A connection, and a transaction that reads. The [patience](PostgresOptions::patience) is for steps, not for this.
     ///
     /// # Errors
     /// [`Error::Schema`] if the tables are of a newer version, or of an older one that is not to be
     /// [migrated](PostgresOptions::migrate); [`Error::Invalid`] for no connections or over 1000, or for a patience under
-    /// 1 ms or over a minute; [`Error::Busy`] if the patience was not enough; or the database's.
+    /// 1 ms or over a minute; [`Error::Busy`] if the connection, or one of the statements, was not to be had in 30 seconds,
+    /// also because other processes were making the tables; or the database's.
     ///
     /// # Cancel safety
     /// Dropped, the tables are made or not.
@@ -196,7 +209,7 @@ impl PostgresStore {
         let half = (options.patience / 2).max(Duration::from_millis(1));
         let connections = |most, commits| Connections::new(&options.connect, most, commits, half);
         let lanes = connections(options.connections, Commits::Durable);
-        schema::prepare(&lanes, JOURNAL, MIGRATIONS, options.migrate).await?;
+        schema::prepare(&lanes, JOURNAL, MIGRATIONS, options.migrate, OPENING).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 lanes,
@@ -205,7 +218,7 @@ impl PostgresStore {
                 telling: tokio::sync::Mutex::default(),
                 bells: Arc::default(),
                 listening: Listening::new(&options.connect, CHANNEL),
-                rests: Mutex::default(),
+                rest: Mutex::default(),
                 patience: options.patience,
                 runtime: Handle::current(),
             }),
@@ -291,17 +304,23 @@ impl LeaseStore for PostgresStore {
         let tokens: Vec<&[u8]> = tokens.collect();
         let ttls = batch.iter().map(|spec| i64::from(spec.ttl.as_millis()));
         let ttls: Vec<i64> = ttls.collect();
-        let extend = sqlx::query(sql!("extend"))
-            .bind(keys)
-            .bind(tokens)
-            .bind(ttls);
+        let text: &'static str = match batch {
+            [_] => &EXTEND_ONE,
+            _ => sql!("extend"),
+        };
+        let extend = || sqlx::query(text).bind(&keys).bind(&tokens).bind(&ttls);
         let state = |row: &PgRow| match row.get::<i32, _>(0) {
             0 => Extended::Absent,
             1 => Extended::HeldByOther,
             2 => Extended::Extended,
             _ => Extended::Unknown,
         };
-        Ok(self.write(extend).await?.iter().map(state).collect())
+        let mut states: Vec<_> = self.write(extend()).await?.iter().map(state).collect();
+        if states == [Extended::Unknown] {
+            // It has waited for one who took the lock or let it go, which is seen by now.
+            states = self.write(extend()).await?.iter().map(state).collect();
+        }
+        Ok(states)
     }
 
     async fn release(&self, key: &Key, token: &Token) -> Result<Released, StoreError> {
@@ -373,13 +392,13 @@ impl Inner {
         self.bells.ring(key.as_str());
         self.untold.lock().push(key.as_str().to_owned());
         let inner = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.spawn(async move {
             // Whoever was before has told of all that was untold then.
             let _turn = inner.telling.lock().await;
-            let keys = std::mem::take(&mut *inner.untold.lock());
-            if !keys.is_empty() && !inner.notify(&keys).await {
-                // They go with the next ones.
-                inner.untold.lock().extend(keys);
+            // They stay until they are told. If that fails, or this is cut off, they go with the next ones.
+            let keys = inner.untold.lock().clone();
+            if !keys.is_empty() && inner.notify(&keys).await {
+                inner.untold.lock().drain(..keys.len());
             }
         });
     }
@@ -393,21 +412,28 @@ impl Inner {
 
     /// Stops listening, unless somebody waits again soon.
     fn rest(self: &Arc<Self>) {
-        let number = {
-            let mut rests = self.rests.lock();
-            *rests += 1;
-            *rests
-        };
         let inner = Arc::downgrade(self);
-        self.runtime.spawn(async move {
+        let rest = self.spawn(async move {
             sleep(LINGER).await;
             if let Some(inner) = inner.upgrade()
-                && *inner.rests.lock() == number
                 && inner.bells.is_empty()
             {
                 inner.listening.close();
             }
         });
+        let before = self.rest.lock().replace(rest.abort_handle());
+        if let Some(before) = before {
+            before.abort();
+        }
+    }
+
+    /// Runs what nobody waits for where the caller is, and in the runtime of the beginning if that is nowhere: that one may be
+    /// gone by now, and whatever is given to it is dropped then.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        match Handle::try_current() {
+            Ok(here) => here.spawn(task),
+            Err(_) => self.runtime.spawn(task),
+        }
     }
 
     fn hear(&self, key: &str) {
@@ -454,7 +480,7 @@ fn lost(error: Error) -> StoreError {
     failed(error, |error| {
         let is_for_now = match code(error) {
             // Read-only for now; a statement that the server has forgotten, or whose tables have changed: it is prepared
-            // anew on the next connection.
+            // anew on another connection, after one such answer for each that has sent it before.
             Some("25006" | "26000" | "0A000") => true,
             // No room, or no connections left; being started, ended or looked after; trouble of its own.
             Some(code) => {

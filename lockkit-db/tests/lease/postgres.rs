@@ -10,6 +10,7 @@ use lockkit_db::lease::{
 use lockkit_db::sqlx::{self, AssertSqlSafe, PgConnection};
 use lockkit_test::cancel::{self, at_every_poll_async};
 use lockkit_test::postgres::{Cluster, Cut, Database, Proxy, Settings};
+use tokio::runtime::Runtime;
 use tokio::time::{self, sleep, timeout};
 
 use crate::scene::{Ground, ask, busy, extension, granted, key, patient};
@@ -401,6 +402,7 @@ async fn a_row_that_is_locked_for_too_long_is_a_step_that_was_not_done() {
     let held = ask("k");
     let patient = database.store().await;
     let fence = granted(patient.acquire(&held).await);
+    // Opening goes by a patience of its own, and whichever half of this one is over, nothing was done.
     let options = PostgresOptions::new(database.options()).patience(Duration::from_secs(2));
     let store = PostgresStore::open_with(options).await.unwrap();
     let mut first = begin(&database, "SELECT FROM lockkit_lease FOR UPDATE").await;
@@ -437,6 +439,29 @@ async fn a_row_that_is_locked_holds_up_no_other_lock_of_its_batch() {
     assert_eq!(store.extend(&batch).await.unwrap(), [Extended::Extended; 3]);
 }
 
+/// Two who make the same lock longer at once, such as its guard and the renewal in the background, are both told that they
+/// have: the second one waits for the first one's commit.
+// Mutant: D150
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_is_being_renewed_is_extended_after_that() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    let spec = ask("k");
+    granted(store.acquire(&spec).await);
+    let renew = "UPDATE lockkit_lease SET until = until + 1";
+    for end in ["COMMIT", "ROLLBACK"] {
+        let mut first = begin(&database, renew).await;
+        let batch = [extension(&spec)];
+        let extend = store.extend(&batch);
+        let go = async {
+            until_there_are(&database, 1, WAITS).await;
+            run(&mut first, end).await;
+        };
+        let (extended, ()) = tokio::join!(extend, go);
+        assert_eq!(extended.unwrap(), [Extended::Extended], "{end}");
+    }
+}
+
 /// Whoever has done that: a holder has lost it then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_or_release_that_meets_a_takeover_under_way_does_not_undo_it() {
@@ -446,8 +471,10 @@ async fn a_renewal_or_release_that_meets_a_takeover_under_way_does_not_undo_it()
     let fence = granted(store.acquire(&spec).await);
     let take = "UPDATE lockkit_lease SET token = '\\x01', fence = fence + 1";
     let mut first = begin(&database, take).await;
-    let extended = store.extend(&[extension(&spec)]).await.unwrap();
-    assert_eq!(extended, [Extended::Unknown]);
+    // Alone it waits, and would lose the lock here already; the other entry is for a lock that nobody has.
+    let batch = [extension(&spec), extension(&ask("l"))];
+    let extended = store.extend(&batch).await.unwrap();
+    assert_eq!(extended, [Extended::Unknown, Extended::Absent]);
     let release = store.release(&spec.key, &spec.token);
     let go = async {
         until_there_are(&database, 1, WAITS).await;
@@ -460,6 +487,31 @@ async fn a_renewal_or_release_that_meets_a_takeover_under_way_does_not_undo_it()
     let released = store.release(&spec.key, &spec.token).await.unwrap();
     assert_eq!(released, Released::HeldByOther);
     assert!(busy(store.acquire(&spec).await) > fence);
+}
+
+/// It asks once more, as what it has waited for was not there yet when it began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_that_waits_for_a_takeover_or_release_knows_of_it() {
+    let database = <Database as Ground>::new().await;
+    let store = database.store().await;
+    for (change, expected) in [
+        ("token = '\\x01', fence = fence + 1", Extended::HeldByOther),
+        ("token = NULL, owner = '', until = 1", Extended::Absent),
+    ] {
+        database.run("DELETE FROM lockkit_lease").await;
+        let spec = ask("k");
+        granted(store.acquire(&spec).await);
+        let change = format!("UPDATE lockkit_lease SET {change}");
+        let mut first = begin(&database, &change).await;
+        let batch = [extension(&spec)];
+        let extend = store.extend(&batch);
+        let go = async {
+            until_there_are(&database, 1, WAITS).await;
+            run(&mut first, "COMMIT").await;
+        };
+        let (extended, ()) = tokio::join!(extend, go);
+        assert_eq!(extended.unwrap(), [expected], "{change}");
+    }
 }
 
 async fn watch(store: &PostgresStore, spec: &AcquireSpec) -> impl lockkit_db::lease::Watch {
@@ -550,6 +602,34 @@ async fn a_notification_whose_connection_was_lost_is_sent_on_another_one() {
     );
     timeout(SOON, watch.heard()).await.expect("it is told");
     assert_eq!(proxy.cuts(), 1);
+}
+
+/// It is told where the release is. The store's connections are gone with the runtime, which it may find out by a lost
+/// answer.
+// Mutant: D151
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_is_told_though_the_runtime_in_which_the_store_was_opened_is_gone() {
+    let database = <Database as Ground>::new().await;
+    let options = patient(&database);
+    let open = move || {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(PostgresStore::open_with(options)).unwrap()
+    };
+    let store = tokio::task::spawn_blocking(open).await.unwrap();
+    let other = database.store().await;
+    let holder = ask("k");
+    let _fence = loop {
+        match store.acquire(&holder).await {
+            Err(StoreError::Unknown { .. } | StoreError::Unreachable { .. }) => {}
+            answer => break granted(answer),
+        }
+    };
+    let mut watch = watch(&other, &ask("k")).await;
+    assert_eq!(
+        store.release(&holder.key, &holder.token).await.unwrap(),
+        Released::Released
+    );
+    timeout(SOON, watch.heard()).await.expect("it is told");
 }
 
 /// In one thread, so that no time passes between the two for anything else.

@@ -63,11 +63,12 @@ async fn many_may_open_a_new_file_at_once() {
 #[tokio::test]
 async fn while_the_file_is_locked_a_held_lock_is_busy_and_a_free_one_not_reached() {
     let file = File::new().await;
-    drop(file.store().await);
+    // Only who is to meet the locked file is in a hurry.
+    let patient = file.store().await;
+    let held = ask("held");
+    let fence = granted(patient.acquire(&held).await);
     let options = SqliteOptions::new(file.path()).patience(Duration::from_millis(600));
     let store = SqliteStore::open_with(options).await.unwrap();
-    let held = ask("held");
-    let fence = granted(store.acquire(&held).await);
     let mut writer = file.connect().await;
     sqlx::raw_sql("BEGIN IMMEDIATE")
         .execute(&mut writer)
@@ -89,9 +90,9 @@ async fn while_the_file_is_locked_a_held_lock_is_busy_and_a_free_one_not_reached
         .execute(&mut writer)
         .await
         .unwrap();
-    assert_eq!(store.inspect(&free.key).await.unwrap(), None);
+    assert_eq!(patient.inspect(&free.key).await.unwrap(), None);
     assert_eq!(
-        store.release(&held.key, &held.token).await.unwrap(),
+        patient.release(&held.key, &held.token).await.unwrap(),
         Released::Released
     );
 }
@@ -100,9 +101,7 @@ async fn while_the_file_is_locked_a_held_lock_is_busy_and_a_free_one_not_reached
 #[tokio::test]
 async fn to_look_for_what_can_be_forgotten_takes_no_lock() {
     let file = File::new().await;
-    drop(file.store().await);
-    let options = SqliteOptions::new(file.path()).patience(Duration::from_millis(600));
-    let store = SqliteStore::open_with(options).await.unwrap();
+    let store = file.store().await;
     granted(store.acquire(&ask("held")).await);
     let mut writer = file.connect().await;
     sqlx::raw_sql("BEGIN IMMEDIATE")

@@ -6,7 +6,7 @@ use lockkit_core::sync::Mutex;
 use lockkit_core::{Permit, Semaphore};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Error;
@@ -64,6 +64,8 @@ pub(crate) struct Turn<'a> {
     held: Held<Lane<'a>>,
     _permit: Permit<'a>,
     begun: Instant,
+    /// For each statement, at the server.
+    patience: Duration,
 }
 
 /// A transaction on a connection. Dropped, it is undone by closing the connection.
@@ -122,6 +124,10 @@ impl Connections {
 
     /// Waits for a connection that is not in use, or that can be opened.
     pub(crate) async fn turn(&self) -> Result<Turn<'_>, Error> {
+        self.turn_within(self.patience).await
+    }
+
+    async fn turn_within(&self, patience: Duration) -> Result<Turn<'_>, Error> {
         let begun = Instant::now();
         let turn = async {
             let permit = self
@@ -138,9 +144,10 @@ impl Connections {
                 held: Held::new(lane),
                 _permit: permit,
                 begun,
+                patience,
             })
         };
-        timeout_at(begun + self.patience, turn)
+        timeout_at(begun + patience, turn)
             .await
             .unwrap_or_else(|_| {
                 Err(Error::Busy {
@@ -153,6 +160,19 @@ impl Connections {
     /// Begins a transaction.
     pub(crate) async fn begin(&self) -> Result<Transaction<'_>, Error> {
         self.begin_with("BEGIN").await
+    }
+
+    /// Begins a transaction with a patience of its own: for the connection, and again for each statement.
+    pub(crate) async fn begin_within(&self, patience: Duration) -> Result<Transaction<'_>, Error> {
+        let mut turn = self.turn_within(patience).await?;
+        let milliseconds = patience.as_millis();
+        let text = format!(
+            "BEGIN; SET LOCAL statement_timeout = {milliseconds};
+             SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        );
+        turn.held.soil();
+        turn.text(AssertSqlSafe(text), Effect::None).await?;
+        Ok(Transaction(turn))
     }
 
     /// Begins a transaction that only reads, for several statements to see the same.
@@ -192,8 +212,13 @@ impl Connections {
             if let Ok(Ok(())) = ping.await {
                 return Ok(idle.connection);
             }
-            // The others have rested for longer.
-            let gone = std::mem::take(&mut *self.idle.lock());
+            // With it go those that have rested for longer, and not those that have come back since: the later, the
+            // farther back they are.
+            let gone = {
+                let mut others = self.idle.lock();
+                let older = others.partition_point(|other| other.since <= idle.since);
+                others.drain(..older).collect::<Vec<_>>()
+            };
             drop(gone);
         }
         self.connect().await
@@ -240,14 +265,15 @@ impl Turn<'_> {
         statement: Statement<'_>,
         effect: Effect,
     ) -> Result<Vec<PgRow>, Error> {
-        let limit = Instant::now() + self.held.of.patience + GRACE;
+        let limit = Instant::now() + self.patience + GRACE;
         // To the end: a stream of rows that is left early does not tell whether they were committed.
         let sent = timeout_at(limit, statement.fetch_all(&mut self.held.connection)).await;
         self.answer(sent, effect)
     }
 
-    async fn text(&mut self, text: &'static str, effect: Effect) -> Result<(), Error> {
-        let limit = Instant::now() + self.held.of.patience + GRACE;
+    async fn text(&mut self, text: impl SqlSafeStr, effect: Effect) -> Result<(), Error> {
+        let limit = Instant::now() + self.patience + GRACE;
+        let text = text.into_sql_str();
         let sent = timeout_at(limit, self.held.connection.execute(text)).await;
         self.answer(sent, effect).map(drop)
     }

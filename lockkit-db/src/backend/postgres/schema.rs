@@ -1,5 +1,7 @@
 //! A store's tables, brought up to date.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::time::Instant;
 
@@ -21,16 +23,19 @@ const TURN: i64 = 0x6c_6f63_6b6b_6974;
 /// A look comes first, so that tables which are up to date need neither the right to make some nor a server that can
 /// be written to. Of many processes that migrate at once one does, and the others find it done. The steps that were taken
 /// are noted in a table of the store's own, so that another one in the same schema does not take them for its future.
+///
+/// It has a patience of its own, as it may wait in line for all of those.
 pub(crate) async fn prepare(
     connections: &Connections,
     journal: &str,
     all: &'static [Migration],
     migrate: bool,
+    patience: Duration,
 ) -> Result<(), Error> {
     let steps = {
         // Each statement sees what is committed when it begins. In one view of all, the journal might be there already,
         // for the catalog is always read as it is, and its notes not yet.
-        let mut transaction = connections.begin().await?;
+        let mut transaction = connections.begin_within(patience).await?;
         let noted = sqlx::query("SELECT to_regclass($1::text) IS NOT NULL").bind(journal);
         let exists = transaction.rows(noted).await?;
         let steps = if exists[0].get(0) {
@@ -49,7 +54,7 @@ pub(crate) async fn prepare(
         let problem = format!("step {version} ({name}) is missing, and it was not to be made");
         return Err(Error::Schema { problem });
     }
-    let mut transaction = connections.begin().await?;
+    let mut transaction = connections.begin_within(patience).await?;
     let turn = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(TURN);
     transaction.rows(turn).await?;
     let table = format!(

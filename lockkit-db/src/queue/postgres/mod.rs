@@ -224,7 +224,8 @@ impl PostgresStore {
                 wake: Wake::new(&options.connect),
             }),
         };
-        schema::prepare(&store.lanes, JOURNAL, MIGRATIONS, options.migrate).await?;
+        let (migrate, patience) = (options.migrate, options.patience);
+        schema::prepare(&store.lanes, JOURNAL, MIGRATIONS, migrate, patience).await?;
         Ok(store)
     }
 
