@@ -10,7 +10,6 @@ use lockkit_db::lease::{
 use lockkit_db::sqlx::{self, AssertSqlSafe, PgConnection};
 use lockkit_test::cancel::{self, at_every_poll_async};
 use lockkit_test::postgres::{Cluster, Cut, Database, Proxy, Settings};
-use tokio::runtime::Runtime;
 use tokio::time::{self, sleep, timeout};
 
 use crate::scene::{Ground, ask, busy, extension, granted, key, patient};
@@ -602,34 +601,6 @@ async fn a_notification_whose_connection_was_lost_is_sent_on_another_one() {
     );
     timeout(SOON, watch.heard()).await.expect("it is told");
     assert_eq!(proxy.cuts(), 1);
-}
-
-/// It is told where the release is. The store's connections are gone with the runtime, which it may find out by a lost
-/// answer.
-// Mutant: D151
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_release_is_told_though_the_runtime_in_which_the_store_was_opened_is_gone() {
-    let database = <Database as Ground>::new().await;
-    let options = patient(&database);
-    let open = move || {
-        let runtime = Runtime::new().unwrap();
-        runtime.block_on(PostgresStore::open_with(options)).unwrap()
-    };
-    let store = tokio::task::spawn_blocking(open).await.unwrap();
-    let other = database.store().await;
-    let holder = ask("k");
-    let _fence = loop {
-        match store.acquire(&holder).await {
-            Err(StoreError::Unknown { .. } | StoreError::Unreachable { .. }) => {}
-            answer => break granted(answer),
-        }
-    };
-    let mut watch = watch(&other, &ask("k")).await;
-    assert_eq!(
-        store.release(&holder.key, &holder.token).await.unwrap(),
-        Released::Released
-    );
-    timeout(SOON, watch.heard()).await.expect("it is told");
 }
 
 /// In one thread, so that no time passes between the two for anything else.
