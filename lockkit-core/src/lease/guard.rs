@@ -286,7 +286,8 @@ impl<S: LeaseStore> Guard<S> {
     }
 
     /// Lets go of the lock without giving it back, for another task or process to [`attach`] it. It is not
-    /// renewed meanwhile: it has the rest of its TTL.
+    /// renewed meanwhile: it has the rest of its TTL. A fair grant that is some milliseconds old may
+    /// still have the rest of its place in line only: to be sure, [`extend`](Self::extend) it first.
     ///
     /// [`attach`]: super::Locker::attach
     ///

@@ -89,7 +89,7 @@ async fn nobody_is_listened_for_who_has_gone() {
         tokio::task::yield_now().await;
     }
     drop((other, store));
-    while fixture.connections().await != 1 {
+    while fixture.connections().await != 0 {
         tokio::task::yield_now().await;
     }
 }

@@ -51,8 +51,11 @@ const PROMOTE_LIMIT: i64 = 1000;
 /// The pauses between two looks for other processes' jobs: from, to.
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// How long a notification may take.
+/// How long a notification is waited for by whoever sends it.
 const TELL: Duration = Duration::from_millis(100);
+
+/// How long it may take in all: the first one has to connect.
+const TELLING: Duration = Duration::from_secs(5);
 
 /// The longest patience and the longest time between two looks from the start.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -754,8 +757,13 @@ impl Hints {
         }
     }
 
-    async fn notify(&self, text: String) {
-        let notify = self.reader.write(sqlx::query(sql!("notify")).bind(text));
+    /// Goes on when its caller does not wait any longer, or is dropped.
+    async fn notify(self: &Arc<Self>, text: String) {
+        let this = Arc::clone(self);
+        let notify = tokio::spawn(async move {
+            let notify = this.reader.write(sqlx::query(sql!("notify")).bind(text));
+            let _ = timeout(TELLING, notify).await;
+        });
         let _ = timeout(TELL, notify).await;
     }
 }
