@@ -6,6 +6,7 @@ use super::store::Released;
 use super::{ReleaseOutcome, Ttl};
 
 /// Who gives a lock back within this time that he was told of, and has not asked for, does not extend it before.
+#[cfg(feature = "tokio")]
 const SOON: Duration = Duration::from_millis(50);
 
 /// What a holder may believe of his lease, and what is to be done about it: events and the time go in, what
@@ -190,6 +191,7 @@ impl Keeper {
 
     /// Of a lock that is held for a part of its TTL at first, of which the holder was told at `now`. It is extended soon,
     /// to have all of it.
+    #[cfg(feature = "tokio")]
     pub(crate) fn told(terms: Terms, first: Ttl, sent: Instant, now: Instant) -> Self {
         let mut keeper = Self::new(terms, first, sent);
         keeper.next = (now + SOON).min(sent + first.get() / 3);
