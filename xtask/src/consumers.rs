@@ -177,7 +177,7 @@ pub(crate) fn run() -> Result<Outcome> {
     let mut problems = Vec::new();
     for consumer in &CONSUMERS {
         let mut check = run::cargo(&folder);
-        check.args(["check", "--offline", "-p", consumer.name]);
+        check.args(["check", "-p", consumer.name]);
         // What is built for the workspace with the same features is built for it.
         check.arg("--target-dir").arg(&workspace.target);
         if !run::status(&mut check)? {
@@ -188,7 +188,7 @@ pub(crate) fn run() -> Result<Outcome> {
             ));
         }
         let mut tree = run::cargo(&folder);
-        tree.args(["tree", "--offline", "--edges=normal", "--prefix=none", "-p"]);
+        tree.args(["tree", "--edges=normal", "--prefix=none", "-p"]);
         let tree = run::stdout_of(tree.arg(consumer.name))?;
         judge(consumer, &tree, &lock, &mut problems);
     }
