@@ -23,7 +23,7 @@
 //! # Example
 //! ```no_run
 //! use std::time::Duration;
-//! use lockkit_redis::{RedisLocks, RedisStore};
+//! use lockkit_redis::{RedisLocks, RedisStore, redis};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -70,6 +70,8 @@ mod wake;
 
 pub use link::{Connect, Dialled, Line, Shared};
 pub use lockkit_core::{Fence, lease};
+/// What [`RedisStore`] is made of: a client of the very version that this crate uses.
+pub use redis;
 pub use store::{PrefixError, RedisStore};
 pub use wake::Wake;
 

@@ -19,8 +19,6 @@ struct Consumer {
     package: &'static str,
     /// What the pattern needs of it.
     features: &'static [&'static str],
-    /// What he has to name besides, as its types are in the pattern's interface.
-    beside: &'static str,
     /// What he gets by it, lest the next list be empty talk.
     gets: &'static [&'static str],
     /// What he must not get: nobody pays for a database or a runtime that he does not use.
@@ -34,7 +32,6 @@ const CONSUMERS: [Consumer; 9] = [
         name: "semaphore",
         package: "lockkit-core",
         features: &[],
-        beside: "",
         gets: &["parking_lot"],
         spared: &["tokio", "tracing", "sqlx-core", "redis", "loom"],
         body: "let slots = lockkit_core::Semaphore::new(2)?;
@@ -45,7 +42,6 @@ const CONSUMERS: [Consumer; 9] = [
         name: "single-flight",
         package: "lockkit-core",
         features: &[],
-        beside: "",
         gets: &["hashbrown"],
         spared: &["tokio", "tracing", "sqlx-core", "redis", "loom"],
         body: r#"let flights = lockkit_core::SingleFlight::new();
@@ -56,7 +52,6 @@ const CONSUMERS: [Consumer; 9] = [
         name: "retry",
         package: "lockkit-core",
         features: &["tokio"],
-        beside: "",
         gets: &["tokio"],
         spared: &["mio", "tracing", "sqlx-core", "redis", "loom"],
         body: "use lockkit_core::retry::{Policy, Verdict, retry};
@@ -67,7 +62,6 @@ const CONSUMERS: [Consumer; 9] = [
         name: "worker-pool",
         package: "lockkit-pool",
         features: &[],
-        beside: "",
         gets: &["tokio"],
         spared: &["mio", "tracing", "sqlx-core", "redis", "loom"],
         body: r#"let pool = lockkit_pool::WorkerPool::new(4)?;
@@ -79,7 +73,6 @@ const CONSUMERS: [Consumer; 9] = [
         name: "optimistic-sqlite",
         package: "lockkit-db",
         features: &["derive", "sqlite"],
-        beside: "",
         gets: &["sqlx-sqlite", "lockkit-db-macros"],
         spared: &["sqlx-postgres", "redis", "lockkit-pool", "loom"],
         body: r#"use lockkit_db::Versioned;
@@ -100,7 +93,6 @@ const CONSUMERS: [Consumer; 9] = [
         name: "pessimistic-postgres",
         package: "lockkit-db",
         features: &["postgres"],
-        beside: "",
         gets: &["sqlx-postgres"],
         spared: &[
             "sqlx-sqlite",
@@ -121,7 +113,6 @@ const CONSUMERS: [Consumer; 9] = [
         name: "queue-sqlite",
         package: "lockkit-db",
         features: &["queue", "sqlite"],
-        beside: "",
         gets: &["sqlx-sqlite", "lockkit-pool"],
         spared: &["sqlx-postgres", "redis", "metrics", "loom"],
         body: r#"use lockkit_db::queue::{Completion, Job, JobStore, NewJob, SqliteStore, Worker};
@@ -138,7 +129,6 @@ const CONSUMERS: [Consumer; 9] = [
         name: "lease-postgres",
         package: "lockkit-db",
         features: &["lease", "postgres"],
-        beside: "",
         gets: &["sqlx-postgres"],
         spared: &[
             "sqlx-sqlite",
@@ -157,11 +147,11 @@ const CONSUMERS: [Consumer; 9] = [
         name: "redis-lock",
         package: "lockkit-redis",
         features: &[],
-        beside: r#"redis = { version = "1", default-features = false }"#,
         gets: &["redis", "tokio"],
         spared: &["sqlx-core", "lockkit-db", "lockkit-pool", "loom"],
-        body: r#"let client = redis::Client::open("redis://127.0.0.1/")?;
-    let locks = lockkit_redis::RedisLocks::new(lockkit_redis::RedisStore::new(client))?;
+        body: r#"use lockkit_redis::{RedisLocks, RedisStore, redis};
+    let client = redis::Client::open("redis://127.0.0.1/")?;
+    let locks = RedisLocks::new(RedisStore::new(client))?;
     let guard = locks.lock("invoice/7").acquire().await?;
     println!("{}", guard.fence());
     let _ = guard.release().await;"#,
@@ -232,10 +222,9 @@ fn write(root: &Path, folder: &Path) -> Result<()> {
         let (package, features) = (consumer.package, consumer.features);
         let manifest = format!(
             "[package]\nname = \"{}\"\nedition = \"2024\"\npublish = false\n\n[dependencies]\n\
-             {package} = {{ path = '{}', features = {features:?} }}\n{}\n",
+             {package} = {{ path = '{}', features = {features:?} }}\n",
             consumer.name,
             root.join(package).display(),
-            consumer.beside,
         );
         // Their tasks need a runtime to run, but none to compile.
         let main = format!(
