@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `error_group` | tasks with one fate: the first error ends the rest, and nothing of them goes on behind the caller's back |
 //! | `fenced_write` | what a lock cannot do, and a database can: a holder who was paused past its end is refused |
-//! | `job_queue` | all that the job queue is for: worker processes, one of which is killed, and books that agree at the end |
+//! | `job_options` | what may be asked of a job: first, later, once, or not at all; and of a queue, to stand still |
+//! | `job_queue` | what may become of a job: it fails, comes too early, is broken, its worker is killed; the books agree |
 //! | `leader` | one of several processes leads: it is killed, and then paused, and the next one takes over |
 //! | `optimistic` | a row that many change: no change lost, with a loop by hand and without |
 //! | `own_jobs_table` | jobs in a table of one's own: processes share them, one of which is killed, and one paused |
@@ -19,14 +20,18 @@
 //! | `weekly_reports` | all of it together: a lock, the queue, both ways to lock a row, a cache, a group, a time-out, a pool, a pipeline |
 //! | `worker_pool` | a batch, at most so much of it at once: errors and panics are one task's, and are told |
 //!
-//! What is here is the scaffolding: the options `--db` and `--redis`, and the servers that they name. A pattern needs none
-//! of it.
+//! What is here is the scaffolding: the options `--db` and `--redis`, the servers that they name, processes, and the
+//! surroundings of the longer ones. A pattern needs none of it.
 
 mod either;
+mod folder;
 mod process;
 mod redis;
+pub mod shop;
 mod stores;
+mod tables;
 mod until;
+pub mod weekly;
 
 use std::time::Duration;
 
@@ -36,11 +41,13 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 
+pub use folder::Folder;
 use process::DB;
-pub use process::{pause, process, processes, resume, role, url};
+pub use process::{Says, pause, process, resume, role, says, sums, tell, told, url};
 pub use redis::{with_redis, with_redis_if_any};
 pub use stores::Stores;
-pub use until::until;
+pub use tables::Tables;
+pub use until::{at_once, until};
 
 #[doc(hidden)]
 pub use {anyhow, lockkit_db, tokio};

@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::spawn_blocking;
 
 use crate::redis::REDIS;
 
@@ -33,20 +35,63 @@ pub fn process(role: &str) -> anyhow::Result<Child> {
     Ok(command.kill_on_drop(true).spawn()?)
 }
 
-/// So many of [`process`] at once, until all have ended. What each of them has said.
+/// So many of [`process`] at once, until all have ended. Each has said some numbers: the sum of the first ones, of the second
+/// ones, and so on.
 ///
 /// # Errors
 ///
 /// When one of them cannot be started, or fails.
-pub async fn processes(count: usize, role: &str) -> anyhow::Result<Vec<String>> {
+pub async fn sums<const N: usize>(count: usize, role: &str) -> anyhow::Result<[i64; N]> {
     let started = (0..count).map(|_| process(role));
-    let mut said = Vec::new();
+    let mut sums = [0; N];
     for process in started.collect::<anyhow::Result<Vec<_>>>()? {
         let output = process.wait_with_output().await?;
         ensure!(output.status.success(), "a process has failed");
-        said.push(String::from_utf8(output.stdout)?);
+        let said = String::from_utf8(output.stdout)?;
+        for (sum, number) in sums.iter_mut().zip(said.split_whitespace()) {
+            *sum += number.parse::<i64>()?;
+        }
     }
-    Ok(said)
+    Ok(sums)
+}
+
+/// What a process says, line by line.
+pub struct Says(Lines<BufReader<ChildStdout>>);
+
+impl Says {
+    /// The next line.
+    ///
+    /// # Errors
+    ///
+    /// When the process has ended.
+    pub async fn line(&mut self) -> anyhow::Result<String> {
+        self.0.next_line().await?.context("it has ended")
+    }
+}
+
+/// What a process is going to say.
+///
+/// # Panics
+///
+/// Asked for twice.
+pub fn says(process: &mut Child) -> Says {
+    let stdout = process.stdout.take().expect("nobody has taken it");
+    Says(BufReader::new(stdout).lines())
+}
+
+/// Tells a process to go on, which waits to be [`told`].
+///
+/// # Errors
+///
+/// When it has ended.
+pub async fn tell(process: &mut Child) -> anyhow::Result<()> {
+    let stdin = process.stdin.as_mut().context("it is piped")?;
+    Ok(stdin.write_all(b"go on\n").await?)
+}
+
+/// Waits until whoever has started this process [tells](tell) it to go on, waits for its end, or has ended.
+pub async fn told() {
+    let _ = spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await;
 }
 
 /// What `--db` has named: the URL of a server, or the path of a file.

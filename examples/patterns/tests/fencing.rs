@@ -11,10 +11,10 @@ use lockkit_db::Error;
 use lockkit_db::cas::Table;
 use lockkit_db::fenced::FencedRows;
 use lockkit_db::sqlx::{self, PgPool, Postgres, Sqlite, SqlitePool};
+use lockkit_redis::redis::Client;
 use lockkit_redis::{RedisLocks, RedisStore};
 use lockkit_test::postgres::Cluster;
 use lockkit_test::redis::{Fault, Proxy, Server, Settings};
-use redis::Client;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 

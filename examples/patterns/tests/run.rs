@@ -20,7 +20,7 @@ fn proves(program: &str, args: &[&str]) {
     );
 }
 
-// Mutants: A183, A184, A185, C62, C71, T26
+// Mutants: A183, A184, A185, C62, C71, T26, T40
 /// For each program a module with a test for each database.
 macro_rules! patterns {
     ($($name:ident)+) => {$(
@@ -130,6 +130,7 @@ redis_patterns! {
 
 patterns! {
     fenced_write
+    job_options
     job_queue
     optimistic
     own_jobs_table

@@ -1,7 +1,6 @@
 //! What a lock that expires cannot do: a holder who is paused wakes up after its end, and writes. The database refuses
 //! him, since he shows a fence, and since whoever came after him has claimed the row under a higher one when he *read* it.
 
-use std::io::stdin;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -9,7 +8,6 @@ use lockkit_db::cas::Table;
 use lockkit_db::fenced::FencedRows;
 use lockkit_db::{Error, sqlx};
 use lockkit_redis::{Fence, RedisLocks, RedisStore};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::task::JoinSet;
 
 const CLERKS: i64 = 3;
@@ -37,8 +35,8 @@ patterns::on_either_database! {
         for fenced in [false, true] {
             sqlx::raw_sql("DELETE FROM example_hours; INSERT INTO example_hours VALUES (7, 0, 1, NULL)").execute(pool).await?;
             let mut sleeper = patterns::process(if fenced { "fenced" } else { "blind" })?;
-            let mut says = BufReader::new(sleeper.stdout.take().context("it is piped")?).lines();
-            let fence = says.next_line().await?.context("it has ended")?;
+            let mut says = patterns::says(&mut sleeper);
+            let fence = says.line().await?;
             patterns::pause(&sleeper)?;
 
             // They wait until its lock is over, and then come one after the other.
@@ -55,8 +53,8 @@ patterns::on_either_database! {
             clerks.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
 
             patterns::resume(&sleeper)?;
-            sleeper.stdin.take().context("it is piped")?.write_all(b"go on\n").await?;
-            let told = says.next_line().await?.context("it has ended")?;
+            patterns::tell(&mut sleeper).await?;
+            let told = says.line().await?;
             let hours: i64 = sqlx::query_scalar("SELECT hours FROM example_hours").fetch_one(pool).await?;
             println!("{} the fence: a holder with fence {fence} reads 0 hours, and is paused; {CLERKS} others add 1 {TIMES} times each;", ["without", "with"][usize::from(fenced)]);
             println!("    it wakes up and adds 10, which is {told}: {hours} hours are there");
@@ -80,7 +78,7 @@ patterns::on_either_database! {
         let guard = locks.lock("week 7").acquire().await?;
         let hours = read(pool, guard.fence(), fenced).await?.context("it is not late yet")?;
         println!("{}", guard.fence());
-        stdin().read_line(&mut String::new())?;
+        patterns::told().await;
         let done = write(pool, guard.fence(), hours + 10, fenced).await?;
         println!("{}", if done { "done" } else { "refused" });
         Ok(())

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use lockkit_redis::lease::{Ran, View};
+use lockkit_redis::redis::Client;
 use lockkit_redis::{Fence, RedisLocks, RedisStore};
-use redis::Client;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::timeout;
@@ -84,9 +83,9 @@ async fn prove() -> anyhow::Result<()> {
 
 fn start(number: usize, tell: Sender<(usize, String)>) -> anyhow::Result<Child> {
     let mut node = patterns::process("node")?;
-    let mut says = BufReader::new(node.stdout.take().context("it is piped")?).lines();
+    let mut says = patterns::says(&mut node);
     tokio::spawn(async move {
-        while let Ok(Some(line)) = says.next_line().await {
+        while let Ok(line) = says.line().await {
             let _ = tell.send((number, line)).await;
         }
     });

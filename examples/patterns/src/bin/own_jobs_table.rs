@@ -1,46 +1,17 @@
 //! Jobs in a table that was there before: weekly reports, each to be written once, by any of several processes. One
 //! of these is killed with jobs in hand, and one sleeps through the end of its lease and comes back.
 
-use std::io::stdin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
 use lockkit_db::own_table::{JobTable, LeasedJob, LeasedJobs, Leasing, States};
-use lockkit_db::transaction::Backend;
 use lockkit_db::{Error, retry_tx, sqlx};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use patterns::Tables as _;
 use tokio::sync::Barrier;
-use tokio::task::JoinSet;
 
 const WEEKS: i64 = 52;
 const WORKERS: usize = 3;
-
-/// The table as it is, in words. The lease is short, since somebody is going to watch it end.
-fn jobs<DB: Backend>() -> Result<LeasedJobs<DB>, Error> {
-    let states = States {
-        ready: "pending",
-        done: "done",
-        failed: "failed",
-    };
-    let table = JobTable::describe("example_job")
-        .key("week")
-        .status("status", states);
-    let table = table
-        .scheduled_at("scheduled_at")
-        .attempts("attempts")
-        .build()?;
-    let lasts = Duration::from_millis(500);
-    LeasedJobs::new(
-        &table,
-        Leasing {
-            running: "running",
-            until: "lease_until",
-            fence: "fence",
-            lasts,
-        },
-    )
-}
 
 patterns::on_either_database! {
     async fn prove(pool: Pool) -> anyhow::Result<()> {
@@ -56,46 +27,33 @@ patterns::on_either_database! {
                  lease_until TIMESTAMPTZ, fence BIGINT);
              CREATE INDEX example_job_ready ON example_job (scheduled_at, week) WHERE status = 'pending';
              CREATE INDEX example_job_running ON example_job (lease_until, week) WHERE status = 'running'";
-        sqlx::raw_sql(create).execute(&pool).await?;
+        pool.create(create).await?;
         for week in 1..=WEEKS {
             sqlx::query("INSERT INTO example_job (week) VALUES ($1)").bind(week).execute(&pool).await?;
         }
 
         let all_have_looked = Arc::new(Barrier::new(WORKERS));
-        let mut blind = JoinSet::new();
-        for _ in 0..WORKERS {
-            blind.spawn(take_blindly(pool.clone(), all_have_looked.clone()));
-        }
-        let taken = blind.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let taken = patterns::at_once(WORKERS, || take_blindly(pool.clone(), all_have_looked.clone())).await?;
         println!("without a claim: {WORKERS} workers look for a job, and take those of weeks {taken:?}");
         ensure!(taken.iter().all(|week| *week == taken[0]), "they did not take the same, so this shows nothing");
         sqlx::query("UPDATE example_job SET status = 'pending'").execute(&pool).await?;
 
-        let mut dead = patterns::process("sleeper")?;
-        let mut late = patterns::process("sleeper")?;
-        let mut in_hand = 0;
-        let mut late_says = BufReader::new(late.stdout.take().expect("it is piped")).lines();
-        for says in [&mut BufReader::new(dead.stdout.take().expect("it is piped")).lines(), &mut late_says] {
-            in_hand += says.next_line().await?.unwrap_or_default().parse::<i64>()?;
-        }
+        let (mut dead, mut late) = (patterns::process("sleeper")?, patterns::process("sleeper")?);
+        let (mut dead_says, mut late_says) = (patterns::says(&mut dead), patterns::says(&mut late));
+        let in_hand = dead_says.line().await?.parse::<i64>()? + late_says.line().await?.parse::<i64>()?;
         dead.kill().await?;
         println!("a process is killed and another one sleeps, with {in_hand} jobs in hand");
 
-        let workers = (0..WORKERS).map(|_| patterns::process("worker")).collect::<Result<Vec<_>, _>>()?;
-        let mut written = 0;
-        for worker in workers {
-            written += String::from_utf8(worker.wait_with_output().await?.stdout)?.trim().parse::<i64>()?;
-        }
-        let (jobs, attempts) = count(&pool, "SELECT count(*), CAST(sum(attempts) AS bigint) FROM example_job WHERE status = 'done'").await?;
-        let (reports, weeks) = count(&pool, "SELECT count(*), count(DISTINCT week) FROM example_report").await?;
+        let [written] = patterns::sums(WORKERS, "worker").await?;
+        let (jobs, attempts) = pool.two("SELECT count(*), CAST(sum(attempts) AS bigint) FROM example_job WHERE status = 'done'").await?;
+        let (reports, weeks) = pool.two("SELECT count(*), count(DISTINCT week) FROM example_report").await?;
         println!("{WORKERS} processes write {written} reports of {weeks} weeks, in {attempts} attempts");
         ensure!((jobs, reports, weeks, written) == (WEEKS, WEEKS, WEEKS, WEEKS), "{jobs} jobs are done by {reports} reports");
         ensure!(attempts >= WEEKS + in_hand, "somebody's claim was forgotten");
 
-        late.stdin.take().expect("it is piped").write_all(b"wake up\n").await?;
-        println!("the sleeper wakes up and wants to write its reports: {}", late_says.next_line().await?.unwrap_or_default());
-        ensure!(late.wait().await?.success(), "it was let in");
-        let (reports, _) = count(&pool, "SELECT count(*), count(DISTINCT week) FROM example_report").await?;
+        patterns::tell(&mut late).await?;
+        println!("the sleeper wakes up and wants to write its reports: {}", late_says.line().await?);
+        let (reports, _) = pool.two("SELECT count(*), count(DISTINCT week) FROM example_report").await?;
         ensure!(reports == WEEKS, "{reports} reports are written of {WEEKS} weeks");
         Ok(())
     }
@@ -105,16 +63,14 @@ patterns::on_either_database! {
         let next = "SELECT week FROM example_job WHERE status = 'pending' ORDER BY scheduled_at, week LIMIT 1";
         let week: i64 = sqlx::query_scalar(next).fetch_one(&pool).await?;
         all_have_looked.wait().await;
-        let take = "UPDATE example_job SET status = 'running' WHERE week = $1";
-        sqlx::query(take).bind(week).execute(&pool).await?;
+        sqlx::query("UPDATE example_job SET status = 'running' WHERE week = $1").bind(week).execute(&pool).await?;
         Ok(week)
     }
 
     /// A worker, until nothing is left. Says how many reports it has written.
     async fn work(pool: &Pool) -> anyhow::Result<()> {
         let (jobs, mut written) = (jobs()?, 0);
-        let left = "SELECT count(*), count(*) FROM example_job WHERE status <> 'done'";
-        while count(pool, left).await?.0 > 0 {
+        while pool.two("SELECT count(*), count(*) FROM example_job WHERE status <> 'done'").await?.0 > 0 {
             for job in jobs.claim::<i64>(pool, 4).await? {
                 match write(pool, &jobs, &job).await {
                     Ok(()) => written += 1,
@@ -143,7 +99,7 @@ patterns::on_either_database! {
         let jobs = jobs()?;
         let claimed = jobs.claim::<i64>(pool, 3).await?;
         println!("{}", claimed.len());
-        stdin().read_line(&mut String::new())?;
+        patterns::told().await;
         for job in &claimed {
             let told = write(pool, &jobs, job).await;
             ensure!(matches!(told, Err(Error::JobLost { .. })), "{told:?}");
@@ -152,7 +108,12 @@ patterns::on_either_database! {
         Ok(())
     }
 
-    async fn count(pool: &Pool, question: &'static str) -> Result<(i64, i64), Error> {
-        Ok(sqlx::query_as(question).fetch_one(pool).await?)
+    /// The table as it is, in words. The lease is short, since somebody is going to watch it end.
+    fn jobs() -> Result<LeasedJobs<Db>, Error> {
+        let states = States { ready: "pending", done: "done", failed: "failed" };
+        let table = JobTable::describe("example_job").key("week").status("status", states);
+        let table = table.scheduled_at("scheduled_at").attempts("attempts").build()?;
+        let lasts = Duration::from_millis(500);
+        LeasedJobs::new(&table, Leasing { running: "running", until: "lease_until", fence: "fence", lasts })
     }
 }

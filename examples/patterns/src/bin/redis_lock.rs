@@ -1,15 +1,13 @@
 //! The lock on Redis: several processes count one report up, and one at a time has it in its hands. One of them is
 //! killed with the lock, and whoever comes next has it when its time is over.
 
-use std::io::stdin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use lockkit_redis::lease::{Attempt, Ran};
+use lockkit_redis::redis::{AsyncCommands as _, Client};
 use lockkit_redis::{Fence, RedisLocks, RedisStore};
-use redis::{AsyncCommands as _, Client};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -62,8 +60,8 @@ async fn prove(client: &Client, locks: &RedisLocks) -> anyhow::Result<()> {
     ensure!(total == all, "an addition was lost");
 
     let mut dead = patterns::process("holder")?;
-    let mut says = BufReader::new(dead.stdout.take().context("it is piped")?).lines();
-    let fence: Fence = says.next_line().await?.context("it has ended")?.parse()?;
+    let mut says = patterns::says(&mut dead);
+    let fence: Fence = says.line().await?.parse()?;
     let Attempt::Busy { holder, .. } = locks.lock("report").try_acquire().await? else {
         bail!("two have it");
     };
@@ -113,6 +111,6 @@ async fn work(client: &Client, locks: &RedisLocks) -> anyhow::Result<()> {
 async fn hold(locks: &RedisLocks) -> anyhow::Result<()> {
     let guard = locks.lock("report").ttl(SHORT).acquire().await?;
     println!("{}", guard.fence());
-    stdin().read_line(&mut String::new())?;
+    patterns::told().await;
     Ok(())
 }

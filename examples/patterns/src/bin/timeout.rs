@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use anyhow::{Context as _, bail, ensure};
 use lockkit_pool::{Cause, TaskGroup};
-use tempfile::TempDir;
+use patterns::Folder;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_millis(100);
 
 /// Where reports are written. Its printer takes longer than anybody waits.
 struct Desk {
-    folder: TempDir,
+    folder: Folder,
     printer: watch::Sender<bool>,
 }
 
@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
     let told = late(waits).await;
     desk.printer.send_replace(true);
     desk.printer.closed().await; // The last of them has ended.
-    let reports = desk.count("report");
+    let reports = desk.folder.count("report")?;
     println!("a time-out on a task's handle: {told} are told, and {reports} printed after that");
     ensure!(told == REPORTS && reports == REPORTS, "this shows nothing");
 
@@ -47,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
             waits.spawn(timeout(LONG, desk.write(report, tidy)));
         }
         let told = late(waits).await;
-        let (go_on, left) = (desk.printer.receiver_count(), desk.count("draft"));
+        let (go_on, left) = (desk.printer.receiver_count(), desk.folder.count("draft")?);
         let how = ["", ", which has a `Drop`"][usize::from(tidy)];
         println!("on the future{how}: {told} are told, {go_on} go on, {left} drafts are left");
         ensure!(told == REPORTS && go_on == 0, "the work goes on");
@@ -57,13 +57,11 @@ async fn main() -> anyhow::Result<()> {
 
     // A `Drop` cannot await. Children of a group hear of its deadline, and have their grace time.
     let desk = Desk::new()?;
-    let group = TaskGroup::builder()
-        .deadline(LONG)
-        .grace(LONG * 600)
-        .build()?;
+    let patient = TaskGroup::builder().deadline(LONG).grace(LONG * 600);
+    let group = patient.build()?;
     for report in 0..REPORTS {
         let (work, late) = (desk.write(report, false), group.token());
-        let draft = desk.path("draft", report);
+        let draft = desk.folder.path("draft", report);
         let child = async move {
             tokio::select! {
                 biased;
@@ -79,7 +77,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let ended = group.join().await.ok().context("no child has joined it")?;
     let told = REPORTS - ended.cancelled().count();
-    let (go_on, left) = (desk.printer.receiver_count(), desk.count("draft"));
+    let (go_on, left) = (desk.printer.receiver_count(), desk.folder.count("draft")?);
     println!("a deadline of a group: {told} tell it, {go_on} go on, {left} drafts are left");
     ensure!(ended.cause == Some(Cause::Deadline), "it was another");
     ensure!((told, go_on, left) == (REPORTS, 0, 0), "drafts are left");
@@ -95,28 +93,20 @@ async fn late<T: 'static>(waits: JoinSet<Result<T, Elapsed>>) -> usize {
 impl Desk {
     fn new() -> io::Result<Self> {
         Ok(Self {
-            folder: tempfile::tempdir()?,
+            folder: Folder::new()?,
             printer: watch::Sender::new(false),
         })
     }
 
     fn write(&self, report: usize, tidy: bool) -> impl Future<Output = io::Result<()>> + use<> {
-        let draft = Draft(self.path("draft", report), tidy);
-        let (report, mut printer) = (self.path("report", report), self.printer.subscribe());
+        let draft = Draft(self.folder.path("draft", report), tidy);
+        let report = self.folder.path("report", report);
+        let mut printer = self.printer.subscribe();
         async move {
             fs::write(&draft.0, "Dear all, this week")?;
             let _ = printer.wait_for(|ready| *ready).await; // Here it is dropped.
             fs::rename(&draft.0, report)
         }
-    }
-
-    fn path(&self, name: &str, report: usize) -> PathBuf {
-        self.folder.path().join(format!("{name} {report}"))
-    }
-
-    fn count(&self, name: &str) -> usize {
-        let there = |report: &usize| self.path(name, *report).exists();
-        (0..REPORTS).filter(there).count()
     }
 }
 

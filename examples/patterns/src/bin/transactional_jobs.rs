@@ -2,7 +2,7 @@
 //! worker that is killed after it has written the mail, and before it could say so, does not write it twice.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use lockkit_db::queue::{
@@ -10,8 +10,7 @@ use lockkit_db::queue::{
 };
 use lockkit_db::transaction::{Tx, TxOptions};
 use lockkit_db::{Error, sqlx};
-use patterns::Stores;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use patterns::{Stores, Tables as _, shop};
 
 const CUSTOMERS: i64 = 60;
 /// How many mails the worker writes that is killed.
@@ -26,35 +25,31 @@ patterns::on_either_database! {
             return work(&pool, jobs, word()? == "killed", word()? == "together", word()?).await;
         }
         for (together, how) in [(false, "each by itself"), (true, "together")] {
-            sqlx::raw_sql(
-                "DROP TABLE IF EXISTS example_order; DROP TABLE IF EXISTS example_mail;
-                 CREATE TABLE example_order (id BIGINT PRIMARY KEY);
-                 CREATE TABLE example_mail (id BIGINT NOT NULL)",
-            )
-            .execute(&pool)
-            .await?;
+            let tables = "DROP TABLE IF EXISTS example_order; DROP TABLE IF EXISTS example_mail;
+                CREATE TABLE example_order (id BIGINT PRIMARY KEY);
+                CREATE TABLE example_mail (id BIGINT NOT NULL)";
+            pool.create(tables).await?;
             // The database may have been used before.
-            let now = SystemTime::UNIX_EPOCH.elapsed()?.as_micros();
-            let (queue, before) = (format!("mail-{now}"), jobs.stats().await?.ready);
+            let (queue, before) = (shop::fresh("mail"), jobs.stats().await?.ready);
             for id in 1..=CUSTOMERS {
                 order(&pool, &jobs, together, &queue, id).await?;
             }
-            let (orders, _) = count(&pool, "SELECT count(*), count(*) FROM example_order").await?;
+            let (orders, _) = pool.two("SELECT count(*), count(*) FROM example_order").await?;
             let mails = i64::try_from(jobs.stats().await?.ready - before)?;
             println!("{how}: {orders} orders are placed, of {CUSTOMERS}, and {mails} mails are to be written");
 
             let role = |is: &str| format!("{is} {} {queue}", if together { "together" } else { "apart" });
             let mut killed = patterns::process(&role("killed"))?;
-            let mut says = BufReader::new(killed.stdout.take().expect("it is piped")).lines();
+            let mut says = patterns::says(&mut killed);
             for _ in 0..KILLED {
-                says.next_line().await?;
+                says.line().await?;
             }
             killed.kill().await?;
             let workers = [patterns::process(&role("lives"))?, patterns::process(&role("lives"))?];
             for worker in workers {
                 ensure!(worker.wait_with_output().await?.status.success(), "a worker failed");
             }
-            let (written, to) = count(&pool, "SELECT count(*), count(DISTINCT id) FROM example_mail").await?;
+            let (written, to) = pool.two("SELECT count(*), count(DISTINCT id) FROM example_mail").await?;
             println!("{how}: a worker is killed that has written {KILLED}; {written} are written, to {to} customers");
             if together {
                 ensure!(mails == orders && written == orders && to == orders, "they were not one");
@@ -97,16 +92,7 @@ patterns::on_either_database! {
             // Short, since somebody is going to wait for its end.
             .lease(Duration::from_millis(1500))
             .build()?;
-        let nothing_left = async {
-            loop {
-                let left = jobs.stats().await.map_or(1, |stats| stats.ready + stats.claimed + stats.scheduled);
-                if left == 0 {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        worker.run(nothing_left).await;
+        worker.run(shop::all_done(&*jobs)).await;
         Ok(())
     }
 
@@ -123,9 +109,5 @@ patterns::on_either_database! {
             std::future::pending::<()>().await;
         }
         Ok(Completion::Done)
-    }
-
-    async fn count(pool: &Pool, question: &'static str) -> Result<(i64, i64), Error> {
-        Ok(sqlx::query_as(question).fetch_one(pool).await?)
     }
 }
