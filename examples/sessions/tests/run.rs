@@ -66,6 +66,7 @@ async fn all_is_well(args: &[&str]) -> (u32, Value) {
     (id, figures)
 }
 
+// Mutants: T41, T42, T43, T44
 #[tokio::test]
 async fn nothing_is_lost_though_the_database_crashes_and_an_instance_is_killed() {
     let (_, figures) = all_is_well(&["--clients", "30", "--seconds", "3", "--seed", "7"]).await;

@@ -251,3 +251,58 @@ fn draw_bars(
     });
     context.draw_series(bars).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Unit, cells};
+
+    /// The numbers that a bar has by a name, in a chart of two ways under two loads.
+    fn bars(svg: &str, colour: usize) -> Vec<f64> {
+        let RGBColor(red, green, blue) = COLOURS[colour].0;
+        let fill = format!("fill=\"#{red:02X}{green:02X}{blue:02X}\"");
+        let bars = svg.split("<rect").filter(|rect| rect.contains(&fill));
+        let height = |rect: &str| {
+            rect.split("height=\"")
+                .nth(1)?
+                .split('"')
+                .next()?
+                .parse()
+                .ok()
+        };
+        bars.map(|rect| height(rect).unwrap()).collect()
+    }
+
+    // Mutant: T47
+    #[test]
+    fn bars_are_as_high_as_the_numbers_of_the_table() {
+        let columns = [
+            ("load", Unit::Count),
+            ("way", Unit::Text),
+            ("errors", Unit::Count),
+            ("done", Unit::Count),
+        ];
+        let mut section = Section::new("id", "title", "about", columns);
+        for (load, way, done) in [
+            (10_u64, "a", 40.0),
+            (10_u64, "b", 20.0),
+            (50_u64, "a", 10.0),
+            (50_u64, "b", 30.0),
+        ] {
+            section.row(cells![load, way, 77.0, done]);
+        }
+        let drawn = draw(&section, &Chart::bars("Done", 0, 1, 3)).unwrap();
+        assert_eq!(drawn.names, ["a", "b"]);
+        let high = [bars(&drawn.svg, 0), bars(&drawn.svg, 1)].concat();
+        let of = high[0] / 40.0;
+        for (high, number) in high.iter().zip([40.0, 10.0, 20.0, 30.0]) {
+            // To a pixel.
+            assert!(
+                (high / of - number).abs() < 1.0,
+                "{high} for {number}: {}",
+                drawn.svg
+            );
+        }
+        assert_eq!(high.len(), 4, "{}", drawn.svg);
+    }
+}

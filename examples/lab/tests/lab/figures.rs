@@ -107,6 +107,7 @@ fn same(figures: &Value, page: &str) {
     }
 }
 
+// Mutants: T45, T46
 #[test]
 fn one_file_shared_by_processes_loses_nothing_where_it_must_not() {
     let (figures, page) = on_files();

@@ -165,6 +165,7 @@ fn readable(measured: &Measured, charts: usize) {
     }
 }
 
+// Mutant: T48
 #[test]
 fn each_chart_is_drawn_on_a_desk_and_on_a_phone_by_day_and_by_night() {
     let (figures, page) = figures::on_files();
