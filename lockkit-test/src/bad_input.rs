@@ -25,6 +25,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::soak::Tally;
+
 /// How long a case may take.
 pub const LIMIT: Duration = Duration::from_secs(5);
 
@@ -204,6 +206,12 @@ pub fn check(total: usize, fill: impl AsyncFnOnce(&mut Cases)) {
     if let Err(wrong) = run(total, fill) {
         panic!("{} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
     }
+    let tally = Tally {
+        pattern: "bad input",
+        operations: total as u64,
+        ..Tally::default()
+    };
+    tally.print();
 }
 
 /// What a case is about: the words of its name before the comma.

@@ -14,12 +14,16 @@
 //! | a lock, or one key of a keyed one | [`Lock`] |
 //! | a register: a row with a version, a cell | [`Register`] |
 //! | the callers of one key of a single flight | [`Flights`] |
+//! | a lock of a store, which knows who has it | [`Leased`] |
+//!
+//! [`Explained`] counts the histories of a test, so that a run can tell how many there were.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 
 use crate::history::{OpId, Operation, Outcome, Time};
+use crate::soak::Tally;
 
 /// A thing that does one operation after another.
 pub trait Model: Clone + Eq + Hash {
@@ -111,6 +115,64 @@ pub fn by<O: Clone, T: Clone, K: Ord>(
             .push(operation.clone());
     }
     parts
+}
+
+/// Histories of one pattern, each of which was explained.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    pattern: &'static str,
+    histories: u64,
+    operations: u64,
+}
+
+impl Explained {
+    /// None yet.
+    #[must_use]
+    pub fn of(pattern: &'static str) -> Self {
+        Self {
+            pattern,
+            histories: 0,
+            operations: 0,
+        }
+    }
+
+    /// One more.
+    ///
+    /// # Panics
+    ///
+    /// When it is not explained, or when that is not decided.
+    #[track_caller]
+    pub fn explain<M: Model>(&mut self, initial: &M, operations: &[Operation<M::Op, M::Answer>])
+    where
+        M::Op: fmt::Debug,
+        M::Answer: fmt::Debug,
+    {
+        let verdict = check(initial, operations);
+        assert!(
+            verdict.is_explained(),
+            "{}: {verdict}\n{operations:#?}",
+            self.pattern
+        );
+        self.histories += 1;
+        self.operations += operations.len() as u64;
+    }
+
+    /// Tells how many there were, which have to be so many.
+    ///
+    /// # Panics
+    ///
+    /// When there were fewer.
+    #[track_caller]
+    pub fn tell(self, least: u64) {
+        let tally = Tally {
+            pattern: self.pattern,
+            operations: self.operations,
+            counts: [("histories explained", self.histories)].into(),
+            ..Tally::default()
+        };
+        tally.print();
+        assert!(self.histories >= least, "{self:?} of {least}");
+    }
 }
 
 /// A place in the list: the start of an operation, or its end.
@@ -436,6 +498,119 @@ impl Model for Flights {
             }
             // Who got none says nothing of the flights.
             (FlightsOp::Call, _) => Some(self.clone()),
+        }
+    }
+}
+
+/// A lock of a store that knows who has it, and by which fence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Leased {
+    /// Who, and the fence, if somebody has been told it.
+    holder: Option<(u64, Option<u64>)>,
+    /// The highest that was told.
+    fence: u64,
+}
+
+/// What is asked of a [`Leased`] lock, by whoever has this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeasedOp {
+    /// It, now or not. Busy says that another has it.
+    Acquire(u64),
+    /// That it be his for longer.
+    Extend(u64),
+    /// It is given back.
+    Release(u64),
+    /// Whose it is.
+    Look,
+    /// The time of whoever has it is over.
+    Expire,
+}
+
+/// What a [`Leased`] lock answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeasedAnswer {
+    /// He has it now, or had it already, by this fence.
+    Granted(u64),
+    /// It was his when he asked.
+    His,
+    /// Nobody has it.
+    Nobodys,
+    /// Another has it.
+    Anothers,
+    /// Somebody has it by this fence.
+    Held(u64),
+}
+
+impl Leased {
+    /// He has it by this fence, which is new.
+    fn granted(&self, who: u64, fence: u64) -> Option<Self> {
+        (fence > self.fence).then_some(Self {
+            holder: Some((who, Some(fence))),
+            fence,
+        })
+    }
+
+    /// What may be answered to who asks after his lock.
+    fn tells(&self, who: u64, answer: LeasedAnswer) -> bool {
+        match self.holder {
+            None => answer == LeasedAnswer::Nobodys,
+            Some((holder, _)) if holder == who => answer == LeasedAnswer::His,
+            Some(_) => answer == LeasedAnswer::Anothers,
+        }
+    }
+
+    fn freed(&self) -> Self {
+        Self {
+            holder: None,
+            fence: self.fence,
+        }
+    }
+}
+
+impl Model for Leased {
+    type Op = LeasedOp;
+    type Answer = LeasedAnswer;
+
+    fn step(&self, op: &LeasedOp, outcome: &Outcome<LeasedAnswer>) -> Option<Self> {
+        let is = |who| self.holder.is_some_and(|(holder, _)| holder == who);
+        match (*op, *outcome) {
+            (LeasedOp::Acquire(who), Outcome::Busy) => {
+                (self.holder.is_some() && !is(who)).then(|| self.clone())
+            }
+            (LeasedOp::Acquire(who), Outcome::Done(LeasedAnswer::Granted(fence))) => {
+                match self.holder {
+                    Some((holder, _)) if holder != who => None,
+                    Some((_, Some(same))) => (same == fence).then(|| self.clone()),
+                    _ => self.granted(who, fence),
+                }
+            }
+            (LeasedOp::Acquire(who), Outcome::Unknown) => match self.holder {
+                None => Some(Self {
+                    holder: Some((who, None)),
+                    fence: self.fence,
+                }),
+                Some(_) => is(who).then(|| self.clone()),
+            },
+            (LeasedOp::Extend(who), Outcome::Done(answer)) => {
+                self.tells(who, answer).then(|| self.clone())
+            }
+            (LeasedOp::Release(who), Outcome::Done(answer)) => {
+                let after = if is(who) { self.freed() } else { self.clone() };
+                self.tells(who, answer).then_some(after)
+            }
+            (LeasedOp::Release(who), Outcome::Unknown) => is(who).then(|| self.freed()),
+            (LeasedOp::Look, Outcome::Done(LeasedAnswer::Nobodys)) => {
+                self.holder.is_none().then(|| self.clone())
+            }
+            (LeasedOp::Look, Outcome::Done(LeasedAnswer::Held(fence))) => match self.holder? {
+                (_, Some(same)) => (same == fence).then(|| self.clone()),
+                // Whose grant nobody was told of.
+                (who, None) => self.granted(who, fence),
+            },
+            (LeasedOp::Expire, _) => Some(self.freed()),
+            // What only asks changes nothing, answered or not.
+            (LeasedOp::Extend(_) | LeasedOp::Look, Outcome::Unknown) => Some(self.clone()),
+            _ => None,
         }
     }
 }

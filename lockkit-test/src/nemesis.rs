@@ -7,7 +7,8 @@
 //!   for longer than its lease (SIGSTOP, SIGCONT);
 //! - the strand of a **PostgreSQL** server (feature `postgres`) ends sessions of it (`pg_terminate_backend`), with an eye
 //!   on those that listen, and now and then the server itself: by a crash, after which it recovers from its log, or
-//!   as at an upgrade; its proxy cuts connections before what it has been sent, or before the answer to it;
+//!   as at an upgrade; another one ends sessions only, as fast as operations are counted; its proxy cuts connections
+//!   before what it has been sent, or before the answer to it;
 //! - the strand of a **Redis** server (feature `redis`) crashes it, lets it stand still, makes it forget its scripts or
 //!   everything, cuts it off, and lets its proxy do to connections what networks do.
 //!
@@ -23,6 +24,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 #[cfg(feature = "postgres")]
 use std::sync::Arc;
+#[cfg(feature = "postgres")]
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -54,6 +57,14 @@ pub struct Crew {
 struct Member {
     child: Child,
     lives: u32,
+}
+
+/// Where a proxy cuts.
+#[cfg(feature = "postgres")]
+#[derive(Clone, Copy, Debug)]
+enum Cuts {
+    Commits,
+    Anything,
 }
 
 /// What happened.
@@ -101,8 +112,12 @@ pub struct Nemesis<'a> {
     strands: usize,
     #[cfg(feature = "postgres")]
     server: Option<(Arc<Cluster>, &'a Database)>,
+    /// Whose sessions are ended, and one for each so many that are counted.
     #[cfg(feature = "postgres")]
-    proxy: Option<(&'a Proxy, u64)>,
+    sessions: Option<(&'a Database, &'a AtomicU64, u64)>,
+    /// And of how many in a hundred, of COMMITs or of anything.
+    #[cfg(feature = "postgres")]
+    proxy: Option<(&'a Proxy, u64, Cuts)>,
     #[cfg(feature = "redis")]
     redis: Option<redis::Target<'a>>,
 }
@@ -315,6 +330,8 @@ impl<'a> Nemesis<'a> {
             #[cfg(feature = "postgres")]
             server: None,
             #[cfg(feature = "postgres")]
+            sessions: None,
+            #[cfg(feature = "postgres")]
             proxy: None,
             #[cfg(feature = "redis")]
             redis: None,
@@ -364,7 +381,23 @@ impl<'a> Nemesis<'a> {
     #[cfg(feature = "postgres")]
     #[must_use]
     pub fn proxy(mut self, proxy: &'a Proxy, percent: u64) -> Self {
-        self.proxy = Some((proxy, percent));
+        self.proxy = Some((proxy, percent, Cuts::Anything));
+        self
+    }
+
+    /// As [`proxy`](Self::proxy), at COMMITs only.
+    #[cfg(feature = "postgres")]
+    #[must_use]
+    pub fn commits(mut self, proxy: &'a Proxy, percent: u64) -> Self {
+        self.proxy = Some((proxy, percent, Cuts::Commits));
+        self
+    }
+
+    /// It ends a session of this database that is at work, for each so many operations that are counted here.
+    #[cfg(feature = "postgres")]
+    #[must_use]
+    pub fn sessions(mut self, database: &'a Database, count: &'a AtomicU64, each: u64) -> Self {
+        self.sessions = Some((database, count, each));
         self
     }
 
@@ -381,10 +414,14 @@ impl<'a> Nemesis<'a> {
     pub async fn rage(mut self, until: impl Future<Output = ()>) -> Strokes {
         let stage = Stage::default();
         #[cfg(feature = "postgres")]
-        let before = self.proxy.map_or(0, |(proxy, _)| proxy.cuts());
+        let before = self.proxy.map_or(0, |(proxy, ..)| proxy.cuts());
         #[cfg(feature = "postgres")]
-        if let Some((proxy, percent)) = self.proxy {
-            proxy.cut_anything_at_random(self.rng.u64(..), percent);
+        if let Some((proxy, percent, cuts)) = self.proxy {
+            let seed = self.rng.u64(..);
+            match cuts {
+                Cuts::Commits => proxy.cut_at_random(seed, percent),
+                Cuts::Anything => proxy.cut_anything_at_random(seed, percent),
+            }
         }
         let server_rng = self.rng.fork();
         let server = async {
@@ -395,6 +432,12 @@ impl<'a> Nemesis<'a> {
             #[cfg(feature = "redis")]
             if let Some(target) = &self.redis {
                 target.strike(server_rng, &stage).await;
+            }
+        };
+        let sessions = async {
+            #[cfg(feature = "postgres")]
+            if let Some((database, count, each)) = self.sessions {
+                postgres::follow(database, count, each, &stage).await;
             }
         };
         let (strands, crew, rng) = (self.strands, self.crew, &mut self.rng);
@@ -408,14 +451,14 @@ impl<'a> Nemesis<'a> {
             until.await;
             stage.over.store(true, Ordering::Relaxed);
         };
-        tokio::join!(processes, server, end);
+        tokio::join!(processes, server, sessions, end);
         #[cfg_attr(not(feature = "postgres"), expect(unused_mut))]
         let mut strokes = Strokes {
             all: stage.strokes.into_inner(),
             cuts: 0,
         };
         #[cfg(feature = "postgres")]
-        if let Some((proxy, _)) = self.proxy {
+        if let Some((proxy, ..)) = self.proxy {
             proxy.stop_cutting();
             strokes.cuts = proxy.cuts() - before;
         }
@@ -444,6 +487,11 @@ impl Stage {
     async fn stroke(&self, stroke: Stroke, happens: impl Future<Output = usize>) {
         let from = Time::now();
         let whom = happens.await;
+        self.happened(stroke, from, whom);
+    }
+
+    /// Takes down what has happened from then to now.
+    fn happened(&self, stroke: Stroke, from: Time, whom: usize) {
         self.strokes.lock().push((stroke, from, Time::now(), whom));
     }
 }

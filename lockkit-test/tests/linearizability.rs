@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use lockkit_test::history::{OpId, Operation, Outcome, ProcessId, Time};
 use lockkit_test::linearizability::{
-    Flights, FlightsOp, Lock, LockOp, Model, Permits, PermitsOp, Register, RegisterOp, Verdict, by,
-    check,
+    Flights, FlightsOp, Leased, LeasedAnswer, LeasedOp, Lock, LockOp, Model, Permits, PermitsOp,
+    Register, RegisterOp, Verdict, by, check,
 };
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
@@ -112,6 +112,58 @@ fn a_lost_update_cannot_be_explained() {
     assert!(!check(&Register(0), &[cas(1, (1, 4)), cas(2, (2, 3))]).is_explained());
     let busy = op(2, RegisterOp::Cas(0, 1), (2, 3), Outcome::Busy);
     assert!(check(&Register(0), &[cas(1, (1, 4)), busy]).is_explained());
+}
+
+// Mutant: T50
+#[test]
+fn a_lock_of_a_store_is_explained_by_who_has_it_and_its_fence() {
+    let said = |worker, asked, times, answer| op(worker, asked, times, Outcome::Done(answer));
+    let granted = |who: u32, times, fence| {
+        let asked = LeasedOp::Acquire(u64::from(who));
+        said(who, asked, times, LeasedAnswer::Granted(fence))
+    };
+    let gives_back = |who: u32, times, answer| {
+        let asked = LeasedOp::Release(u64::from(who));
+        said(who, asked, times, answer)
+    };
+    let is = |operations: &[Operation<_, _>]| check(&Leased::default(), operations).is_explained();
+    let freed = || gives_back(1, (3, 4), LeasedAnswer::His);
+    assert!(is(&[granted(1, (1, 2), 7), freed(), granted(2, (5, 6), 8)]));
+    // Two have it; a fence comes again; it is told as free, or as somebody else's.
+    assert!(!is(&[granted(1, (1, 2), 7), granted(2, (5, 6), 8)]));
+    assert!(!is(&[
+        granted(1, (1, 2), 7),
+        freed(),
+        granted(2, (5, 6), 7)
+    ]));
+    let look = |times, answer| said(3, LeasedOp::Look, times, answer);
+    assert!(is(&[
+        granted(1, (1, 2), 7),
+        look((3, 4), LeasedAnswer::Held(7))
+    ]));
+    assert!(!is(&[
+        granted(1, (1, 2), 7),
+        look((3, 4), LeasedAnswer::Held(6))
+    ]));
+    assert!(!is(&[
+        granted(1, (1, 2), 7),
+        look((3, 4), LeasedAnswer::Nobodys)
+    ]));
+    assert!(!is(&[
+        granted(1, (1, 2), 7),
+        gives_back(1, (3, 4), LeasedAnswer::Anothers)
+    ]));
+    let busy = |times| op(4, LeasedOp::Acquire(4), times, Outcome::Busy);
+    assert!(is(&[granted(1, (1, 2), 7), busy((3, 4))]));
+    assert!(!is(&[granted(1, (1, 2), 7), freed(), busy((5, 6))]));
+    // Who is not told has it or not; what is over is free, and its fence is spent.
+    let unknown = || op(5, LeasedOp::Acquire(5), (0, 1), Outcome::Unknown);
+    assert!(is(&[unknown(), busy((2, 3))]) && is(&[unknown(), granted(1, (2, 3), 7)]));
+    let over = || said(6, LeasedOp::Expire, (3, 4), LeasedAnswer::Nobodys);
+    assert!(is(&[granted(1, (1, 2), 7), over(), granted(2, (5, 6), 8)]));
+    assert!(!is(&[granted(1, (1, 2), 7), over(), granted(2, (5, 6), 7)]));
+    let extended = said(1, LeasedOp::Extend(1), (5, 6), LeasedAnswer::His);
+    assert!(!is(&[granted(1, (1, 2), 7), over(), extended]));
 }
 
 #[test]

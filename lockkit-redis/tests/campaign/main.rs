@@ -16,7 +16,7 @@ use lockkit_test::history::{ProcessId, Time};
 use lockkit_test::locks::{self, Diaries, Report, Violation, longest_idle};
 use lockkit_test::nemesis::{Crew, Nemesis, Stroke, Strokes};
 use lockkit_test::redis::{Proxy, Server, Settings};
-use lockkit_test::soak::{SEED, Tally, seed, times};
+use lockkit_test::soak::{RECOVERY, SEED, Tally, seed, times};
 use redis::{Client, Cmd, FromRedisValue, cmd};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -152,6 +152,22 @@ fn diaries(orders: &Orders, lives: &[u32]) -> Diaries {
     diaries
 }
 
+/// How long after that the last of the workers had its first lock.
+fn recovery(orders: &Orders, lives: &[u32], since: Time) -> Duration {
+    let of_one = |(worker, lives): (usize, &u32)| {
+        let mut own = Diaries::default();
+        let file = File::open(orders.diary(worker, lives - 1)).unwrap();
+        let process = ProcessId::worker(worker as u32);
+        own.read(BufReader::new(file), process).unwrap();
+        let first = own.grants.iter().map(|grant| grant.from);
+        let first = first.filter(|from| *from >= since).min();
+        let first = first.unwrap_or_else(|| panic!("worker {worker} has had no lock since then"));
+        Duration::from_nanos(first.0 - since.0)
+    };
+    let all = lives.iter().enumerate().map(of_one);
+    all.max().expect("there are workers")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and_wire() {
     // Mutants: D1, D65
@@ -195,21 +211,23 @@ async fn one_at_a_time_believes_in_a_lock_whatever_happens_to_holders_server_and
     eprintln!("{again}");
     let mut faults = strokes.counts();
     faults.insert("commands struck", stage.proxy.faults());
+    let recovery = recovery(&orders, &lives, calm);
     let tally = Tally {
         pattern: "distributed lock",
         operations: report.grants as u64,
         faults,
         refused: report.refused as u64,
         violations: report.violations.len() as u64,
-        // It would not have come so far.
-        leaks: 0,
-        recovery_ms: calm_idle.as_millis() as u64,
+        // Of leaks there are none, or it would not have come so far.
+        recovery_ms: recovery.as_millis() as u64,
+        ..Tally::default()
     };
     tally.print();
     assert!(report.is_ok(), "{again}");
     // Also while it rages, where a stroke may come on top.
     assert!(idle < bound + STROKES + SLACK, "{again}\n{whose:?}");
     assert!(calm_idle < bound + SLACK, "{again}\n{calm_whose:?}");
+    assert!(recovery < RECOVERY, "{recovery:?}: {again}");
     assert!(in_vain < bound + SLACK, "{again}");
     assert!(report.grants >= grants && report.refused > 50, "{again}");
     for stroke in Stroke::OF_REDIS {

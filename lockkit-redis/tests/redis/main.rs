@@ -3,6 +3,7 @@
 mod cancel;
 mod conformance;
 mod fixture;
+mod linear;
 mod store;
 mod trouble;
 mod wake;

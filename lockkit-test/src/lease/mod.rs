@@ -1,11 +1,14 @@
 //! The conformance suite of stores that keep locks.
 //!
 //! A store brings a [`Bench`]; [`lease_conformance!`](crate::lease_conformance) makes one test of every case.
+//! [`course`] lets several use a lock at once, and has the history of it.
 
 mod bench;
 pub mod cases;
+mod course;
 
 pub use bench::{Bench, MemoryBench};
+pub use course::course;
 
 /// Makes a test of each conformance case, on a bench that `$make` makes anew for each: a future.
 #[macro_export]

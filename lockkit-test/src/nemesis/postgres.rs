@@ -1,11 +1,15 @@
 //! What can happen to a PostgreSQL server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fastrand::Rng;
-use sqlx::Connection as _;
+use sqlx::{Connection as _, PgConnection};
+use tokio::time::sleep;
 
 use super::{Stage, Stroke};
+use crate::history::Time;
 use crate::postgres::{Cluster, Database};
 
 /// How long it leaves the server in peace at most, in milliseconds.
@@ -48,28 +52,57 @@ pub(super) async fn strike(
                 } else {
                     ("%", rng.i64(1..=MOST_SESSIONS))
                 };
-                stage
-                    .stroke(stroke, end_sessions(database, which, most))
-                    .await;
+                let ends = async {
+                    let mut connection = database.connect().await;
+                    let ended = end_sessions(&mut connection, which, most, false).await;
+                    let _ = connection.close().await;
+                    ended
+                };
+                stage.stroke(stroke, ends).await;
             }
         }
     }
 }
 
-/// Ends sessions whose last statement looks so, those at work first; how many.
-async fn end_sessions(database: &Database, which: &str, most: i64) -> usize {
+/// Ends a session at work for each so many that are counted: an idle one may be nobody's.
+pub(super) async fn follow(database: &Database, count: &AtomicU64, each: u64, stage: &Stage) {
     let mut connection = database.connect().await;
+    let mut all = 0;
+    while !stage.over.load(Ordering::Relaxed) {
+        // Ordering: Relaxed, for a look.
+        if count.load(Ordering::Relaxed) < all * each {
+            sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        // Nobody may be at work just now.
+        let from = Time::now();
+        let ended = end_sessions(&mut connection, "%", 1, true).await;
+        if ended > 0 {
+            all += ended as u64;
+            stage.happened(Stroke::EndSessions, from, ended);
+        }
+    }
+}
+
+/// Ends sessions whose last statement looks so, those at work first or only; how many.
+async fn end_sessions(
+    connection: &mut PgConnection,
+    which: &str,
+    most: i64,
+    at_work: bool,
+) -> usize {
     let ended = sqlx::query(
         "SELECT pg_terminate_backend(pid) FROM (
              SELECT pid FROM pg_stat_activity
              WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE $1
+                   AND (coalesce(state, 'idle') <> 'idle' OR NOT $3)
              ORDER BY state = 'idle', random() LIMIT $2) AS victim",
     )
     .bind(which)
     .bind(most)
-    .fetch_all(&mut connection)
+    .bind(at_work)
+    .fetch_all(connection)
     .await;
     let ended = ended.unwrap_or_else(|error| panic!("sessions cannot be ended: {error}"));
-    let _ = connection.close().await;
     ended.len()
 }
