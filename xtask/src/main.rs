@@ -18,6 +18,7 @@ mod patch;
 mod report;
 mod run;
 mod soak;
+mod tallies;
 mod test;
 mod tidy;
 mod verification;

@@ -12,16 +12,23 @@ use serde_json::Value;
 use crate::metadata::Workspace;
 use crate::report::{self, Origin, Row, Section};
 use crate::run::{self, Show};
-use crate::{Outcome, loom, needs};
+use crate::tallies::{self, Tallies};
+use crate::{Outcome, loom, needs, verification};
 
 /// Longer than this, and something hangs.
 const LIMIT: Duration = Duration::from_mins(30);
+
+/// So many histories are explained in a run, at the least.
+const HISTORIES: u64 = 2_000;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Install the programs that tests need and that are missing, by apt-get.
     #[arg(long)]
     pub(crate) install: bool,
+    /// Take down what the tests did, for VERIFICATION.md.
+    #[arg(long)]
+    record: bool,
 }
 
 /// A test binary.
@@ -48,6 +55,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let binaries = binaries(&messages);
 
     let mut tests = run::cargo(&workspace.root);
+    let told = tallies::file(&workspace.target, "test")?;
+    tests.env(tallies::FILE, &told);
     tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
     let ended = run::capture(tests, Show::Live, LIMIT)?;
     let (mut rows, mut problems) = judge(&report::sections(&ended.text), &binaries, &workspace);
@@ -60,11 +69,27 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         problems.push("`cargo test` failed; why is printed above".to_owned());
     }
 
+    let tallies = Tallies::told(&told)?;
+    let histories = tallies.sum(tallies::HISTORIES).unwrap_or(0);
+    if histories < HISTORIES {
+        problems.push(format!(
+            "{histories} histories were explained, where {HISTORIES} are due: which suite has lost some?"
+        ));
+    }
+
     let models = loom::all(&workspace, None, false)?;
     rows.extend(models.rows);
     problems.extend(models.problems);
 
-    print!("\n{}\n", report::summary(&rows));
+    print!("\n{}\n{}\n", report::summary(&rows), tallies.table());
+    if args.record {
+        verification::record_run(
+            &workspace.root,
+            verification::CI,
+            &told,
+            "one run of the tests",
+        )?;
+    }
     for problem in &problems {
         eprintln!("error: {problem}");
     }

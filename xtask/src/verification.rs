@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use crate::patch::{self, Patch};
 use crate::report::Model;
 use crate::run;
+use crate::tallies::{Tallies, grouped};
 
 /// The page, from the workspace's root.
 pub(crate) const PAGE: &str = "VERIFICATION.md";
@@ -28,6 +29,12 @@ const WAITING: &str = "lockkit-test/verification/waiting.txt";
 const VERDICTS: &str = "lockkit-test/verification/verdicts.tsv";
 /// A line each: crate, model, executions.
 const MODELS: &str = "lockkit-test/verification/models.tsv";
+/// A line each: measure, the goal of a CI run, the goal of a soak, and what of the tallies is added up for it.
+const GOALS: &str = "lockkit-test/verification/goals.txt";
+/// What a run of all tests did.
+pub(crate) const CI: &str = "lockkit-test/verification/ci.tsv";
+/// What a soak did.
+pub(crate) const SOAK: &str = "lockkit-test/verification/soak.tsv";
 
 /// The verdict on a mutant, and on which patch it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +127,19 @@ pub(crate) fn record_models(root: &Path, models: &[(String, Model)]) -> Result<(
     write(root, MODELS, &text)
 }
 
+/// Takes down what the tests of a run have told in this file.
+pub(crate) fn record_run(root: &Path, file: &str, told: &Path, about: &str) -> Result<()> {
+    let said = |program: &str, args: &[&str]| -> Result<String> {
+        let text = run::stdout_of(Command::new(program).args(args).current_dir(root))?;
+        Ok(text.trim().to_owned())
+    };
+    let commit = said("git", &["rev-parse", "--short=12", "HEAD"])?;
+    let date = said("date", &["-u", "+%F"])?;
+    let about = format!("{about}, {date}, commit {commit}");
+    Tallies::told(told)?.record(root, file, &about)?;
+    write_page(root)
+}
+
 /// Writes the page anew.
 pub(crate) fn write_page(root: &Path) -> Result<()> {
     write(root, PAGE, &page(root)?)
@@ -155,8 +175,56 @@ fn page(root: &Path) -> Result<String> {
         };
         let _ = writeln!(page, "| {pattern} | {property} | `{check}` | {explored} |");
     }
+    runs(root, &patches, &models, &mut page)?;
     mutants(root, &patches, &mut page)?;
     Ok(page)
+}
+
+/// What the recorded runs did, held against the goals.
+fn runs(
+    root: &Path,
+    patches: &[Patch],
+    models: &[(String, String, u64)],
+    page: &mut String,
+) -> Result<()> {
+    let (ci, soak) = (Tallies::recorded(root, CI)?, Tallies::recorded(root, SOAK)?);
+    let about = |run: &Option<(String, Tallies)>| match run {
+        Some((about, _)) => about.clone(),
+        None => "not recorded yet".to_owned(),
+    };
+    let executions: u64 = models.iter().map(|(.., executions)| executions).sum();
+    let (verdicts, hashes) = (Verdicts::read(root)?, hashes(root, patches)?);
+    let killed = patches
+        .iter()
+        .filter(|patch| verdicts.is_killed(&patch.id, &hashes[&patch.id]))
+        .count();
+    // What is recorded elsewhere is the same for both.
+    let counted = |run: &Option<(String, Tallies)>, of: &str| match of {
+        "models" if models.is_empty() => None,
+        "models" => Some(format!("{} in {}", grouped(executions), models.len())),
+        "mutants" => Some(format!("{killed} of {}", patches.len())),
+        of => run.as_ref().and_then(|(_, run)| run.sum(of)).map(grouped),
+    };
+    let _ = write!(
+        page,
+        "\n## What runs do\n\nCI: {}.\nSoak: {}.\n\n\
+         | measure | goal of a CI run | CI | goal of a soak of 8 hours | soak |\n|---|---|---|---|---|\n",
+        about(&ci),
+        about(&soak)
+    );
+    for line in lines(root, GOALS)? {
+        let [measure, each, long, of] = cells(GOALS, &line)?;
+        let [in_ci, in_soak] =
+            [&ci, &soak].map(|run| counted(run, &of).unwrap_or_else(|| "–".to_owned()));
+        let _ = writeln!(
+            page,
+            "| {measure} | {each} | {in_ci} | {long} | {in_soak} |"
+        );
+    }
+    if let Some((_, soak)) = soak {
+        let _ = write!(page, "\nThe soak, pattern by pattern:\n\n{}", soak.table());
+    }
+    Ok(())
 }
 
 fn mutants(root: &Path, patches: &[Patch], page: &mut String) -> Result<()> {
