@@ -7,13 +7,13 @@ use std::thread;
 use lockkit_core::{KeyedMutex, Semaphore, SingleFlight};
 use lockkit_test::history::{Outcome, ProcessId, Recorder};
 use lockkit_test::linearizability::{
-    Explained, Flights, FlightsOp, Lock, LockOp, Model, Permits, PermitsOp, Verdict, by, check,
+    Flights, FlightsOp, Lock, LockOp, Model, Permits, PermitsOp, Verdict, by, check,
 };
 
 /// Of few operations each, as many of those find more than one that is long.
-const HISTORIES: u64 = 250;
+const HISTORIES: usize = 60;
 const THREADS: u32 = 5;
-const EACH: u64 = 12;
+const EACH: u64 = 24;
 
 type Record<M> = Arc<Recorder<<M as Model>::Op, <M as Model>::Answer>>;
 
@@ -48,7 +48,6 @@ where
 
 #[test]
 fn permits_are_explained() {
-    let mut all = Explained::of("semaphore");
     for _ in 0..HISTORIES {
         let semaphore = &Semaphore::new(3).unwrap();
         let operations = history_of(async move |record, worker, turn| {
@@ -62,14 +61,13 @@ fn permits_are_explained() {
             drop(permit);
             record.complete(id, Outcome::Done(()));
         });
-        all.explain(&Permits { free: 3 }, &operations);
+        let verdict = check(&Permits { free: 3 }, &operations);
+        assert!(verdict.is_explained(), "{verdict}");
     }
-    all.tell(HISTORIES);
 }
 
 #[test]
 fn tries_for_permits_are_explained() {
-    let mut all = Explained::of("semaphore");
     for _ in 0..HISTORIES {
         let semaphore = &Semaphore::new(2).unwrap();
         let operations = history_of(async move |record, worker, _| {
@@ -85,14 +83,13 @@ fn tries_for_permits_are_explained() {
             drop(permit);
             record.complete(id, Outcome::Done(()));
         });
-        all.explain(&Permits { free: 2 }, &operations);
+        let verdict = check(&Permits { free: 2 }, &operations);
+        assert!(verdict.is_explained(), "{verdict}");
     }
-    all.tell(HISTORIES);
 }
 
 #[test]
 fn keyed_locks_are_explained_key_by_key() {
-    let mut all = Explained::of("keyed lock");
     for _ in 0..HISTORIES {
         let mutex = &KeyedMutex::<u64>::new();
         let operations = history_of(async move |record, worker, turn| {
@@ -106,7 +103,7 @@ fn keyed_locks_are_explained_key_by_key() {
             drop(guard);
             record.complete(id, Outcome::Done(()));
         });
-        for operations in by(&operations, |&(key, _)| key).into_values() {
+        for (key, operations) in by(&operations, |&(key, _)| key) {
             let of_one: Vec<_> = operations
                 .into_iter()
                 .map(|it| lockkit_test::history::Operation {
@@ -117,15 +114,14 @@ fn keyed_locks_are_explained_key_by_key() {
                     outcome: it.outcome,
                 })
                 .collect();
-            all.explain(&Lock::default(), &of_one);
+            let verdict = check(&Lock::default(), &of_one);
+            assert!(verdict.is_explained(), "key {key}: {verdict}");
         }
     }
-    all.tell(HISTORIES);
 }
 
 #[test]
 fn flights_are_explained() {
-    let mut all = Explained::of("single flight");
     for _ in 0..HISTORIES {
         let flights = &SingleFlight::<u8, u64>::new();
         let number = &AtomicU64::new(1);
@@ -161,9 +157,9 @@ fn flights_are_explained() {
             }
         });
         let operations = Flights::closed(record.history().operations().unwrap());
-        all.explain(&Flights::default(), &operations);
+        let verdict = check(&Flights::default(), &operations);
+        assert!(verdict.is_explained(), "{verdict}");
     }
-    all.tell(HISTORIES);
 }
 
 /// The control: two threads that both have looked before either takes.

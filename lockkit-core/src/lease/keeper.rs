@@ -66,6 +66,9 @@ pub struct Keeper {
     next: Instant,
     /// From then on the store cannot hold the lock for us any more. Never goes back.
     gone_by: Instant,
+    /// `until` is that of a place in line: of a time that had begun before the holder was told, and may be much shorter than
+    /// the TTL by which the renewals are timed.
+    of_place: bool,
     /// Whether a release was sent of which it is not known whether it was done.
     release_open: bool,
 }
@@ -194,7 +197,8 @@ impl Keeper {
     #[cfg(feature = "tokio")]
     pub(crate) fn told(terms: Terms, first: Ttl, sent: Instant, now: Instant) -> Self {
         let mut keeper = Self::new(terms, first, sent);
-        keeper.next = (now + SOON).min(sent + first.get() / 3);
+        keeper.of_place = true;
+        keeper.next = now + keeper.soon_enough(SOON, now);
         keeper.look(now);
         keeper
     }
@@ -212,6 +216,7 @@ impl Keeper {
             hold_until: terms.max_hold.and_then(|most| sent.checked_add(most)),
             next: sent,
             gone_by: sent,
+            of_place: false,
             release_open: false,
         };
         keeper.sending(terms.ttl, sent);
@@ -248,7 +253,9 @@ impl Keeper {
                 return self.extend(now);
             }
             Event::Extended { sent, ttl } => {
-                self.until = self.until.max(sent + trusted(ttl));
+                let until = sent + trusted(ttl);
+                self.of_place &= until < self.until;
+                self.until = self.until.max(until);
                 self.state = State::Held;
                 self.schedule(sent + ttl.get() / 3);
             }
@@ -256,7 +263,7 @@ impl Keeper {
                 // Of an earlier one it is of no interest: a later one is on its way.
                 if self.state == (State::Renewing { sent }) {
                     self.state = State::Held;
-                    self.next = now + self.pause();
+                    self.next = now + self.soon_enough(self.pause(), now);
                 }
             }
             Event::Refused(loss) => {
@@ -275,7 +282,7 @@ impl Keeper {
         let ttl = self.terms.ttl;
         self.state = State::Renewing { sent: now };
         // If no answer comes, it is sent again: it may be, and the first one's answer counts as well.
-        self.next = now + ttl.get() / 6;
+        self.next = now + self.soon_enough(ttl.get() / 6, now);
         self.sending(ttl, now);
         Action::Extend(ttl)
     }
@@ -380,6 +387,16 @@ impl Keeper {
             Duration::from_nanos(past as u64)
         });
         self.next = at.checked_sub(over).unwrap_or(at);
+    }
+
+    /// A wait of this long, or shorter: of what a place has left, however little, there is enough for several tries.
+    fn soon_enough(&self, wait: Duration, now: Instant) -> Duration {
+        if self.of_place {
+            let left = self.until.saturating_duration_since(now);
+            wait.min((left / 3).max(Duration::from_millis(1)))
+        } else {
+            wait
+        }
     }
 
     /// After a failure: long enough not to hammer, and several times before the deadline.

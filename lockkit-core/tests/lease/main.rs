@@ -6,7 +6,6 @@ mod cleaning;
 mod conformance;
 mod holding;
 mod input;
-mod linear;
 mod losing;
 mod runtime;
 mod telling;

@@ -15,6 +15,22 @@ use proptest::sample::Index;
 
 use super::config;
 
+/// For what only the crate itself begins: what is checked here is what ships.
+#[expect(dead_code, unreachable_pub, reason = "it is used and public there")]
+#[path = "../../src/lease/keeper.rs"]
+mod shipped;
+
+/// Where it looks for this, of which from outside of the crate there may be more.
+mod store {
+    #[derive(Clone, Copy)]
+    #[expect(dead_code, clippy::enum_variant_names, reason = "as the crate has it")]
+    pub(super) enum Released {
+        Released,
+        Absent,
+        HeldByOther,
+    }
+}
+
 const MS: Duration = Duration::from_millis(1);
 
 /// For how long a holder may trust in a TTL: all of it, but 1 % and 2 ms.
@@ -251,6 +267,45 @@ mod keeper {
                 }
             }
             prop_assert!(sent > 30);
+        }
+
+        /// The same from the beginning, for one who was told of his grant when up to half of his place was over, whether he
+        /// hears that a renewal has failed or hears nothing.
+        // Mutant: D153
+        #[test]
+        fn a_lease_of_a_place_outlives_two_lost_renewals(
+            ttl in 100..100_000_u64,
+            over in 0..=50_u32,
+            round_trip in 0..5_u64,
+            hears in any::<bool>(),
+        ) {
+            use shipped::{Action, Event, Keeper, Terms};
+
+            let ttl = Ttl::new(MS * ttl as u32).unwrap();
+            let place = ttl.min(Ttl::new(MS * 3_000).unwrap());
+            let placed = Instant::now();
+            let mut now = placed + place.get() / 100 * over;
+            let mut keeper = Keeper::told(Terms::new(ttl), place, placed, now);
+            prop_assert_eq!(keeper.valid_until(), Some(placed + trusted(place)));
+            let mut sent = 0;
+            while sent < 30 {
+                let at = keeper.tick_at();
+                prop_assert!(at.is_some(), "lost after {} renewals", sent);
+                now = now.max(at.unwrap());
+                if let Action::Extend(ttl) = keeper.on(Event::Tick, now) {
+                    sent += 1;
+                    let answered = now + MS * round_trip as u32;
+                    if sent % 3 == 0 {
+                        keeper.on(Event::Extended { sent: now, ttl }, answered);
+                        now = answered;
+                    } else if hears {
+                        keeper.on(Event::Failed { sent: now }, answered);
+                        now = answered;
+                    }
+                }
+            }
+            // It is a lease like others by then.
+            prop_assert!(keeper.valid_until().unwrap() > now + ttl.get() / 2);
         }
     }
 }
