@@ -3,7 +3,6 @@
 mod both;
 mod cancel;
 mod conformance;
-mod linear;
 mod postgres;
 mod processes;
 mod scene;

@@ -10,6 +10,7 @@ use lockkit_db::lease::{
 use lockkit_db::sqlx::{self, AssertSqlSafe, PgConnection};
 use lockkit_test::cancel::{self, at_every_poll_async};
 use lockkit_test::postgres::{Cluster, Cut, Database, Proxy, Settings};
+use tokio::runtime::Runtime;
 use tokio::time::{self, sleep, timeout};
 
 use crate::scene::{Ground, ask, busy, extension, granted, key, patient};
@@ -29,6 +30,18 @@ fn is_lost<T: std::fmt::Debug>(answer: &Result<T, StoreError>) -> bool {
         Ok(_) => false,
         Err(StoreError::Unknown { .. }) => true,
         Err(error) => panic!("a step whose answer is lost may have been done: {error:?}"),
+    }
+}
+
+/// Says a step again until it has an answer: the store's connections are gone, which it may find out by a lost one.
+async fn answered<T>(
+    mut step: impl AsyncFnMut() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    loop {
+        match step().await {
+            Err(StoreError::Unknown { .. } | StoreError::Unreachable { .. }) => {}
+            answer => return answer,
+        }
     }
 }
 
@@ -151,14 +164,8 @@ async fn a_server_that_crashes_keeps_the_lock_and_the_fence() {
         assert_eq!(busy(other.acquire(&ask("k")).await), fence);
         let kept = other.inspect(&spec.key).await.unwrap().unwrap();
         assert!(kept.remaining > Duration::from_hours(12), "{kept:?}");
-        // Its connections are gone, which it may find out by a lost answer.
-        let same = loop {
-            match store.acquire(&spec).await {
-                Err(StoreError::Unknown { .. } | StoreError::Unreachable { .. }) => {}
-                answer => break granted(answer),
-            }
-        };
-        assert_eq!(same, fence);
+        let same = answered(async || store.acquire(&spec).await).await;
+        assert_eq!(granted(same), fence);
         let extended = store.extend(&[extension(&spec)]).await.unwrap();
         assert_eq!(extended, [Extended::Extended]);
     }
@@ -601,6 +608,32 @@ async fn a_notification_whose_connection_was_lost_is_sent_on_another_one() {
     );
     timeout(SOON, watch.heard()).await.expect("it is told");
     assert_eq!(proxy.cuts(), 1);
+}
+
+/// It is told where the release is. A connection of the runtime that is gone still sends, and still reads what has come
+/// before it is read: so it may serve a step, and lose the answer to the next one.
+// Mutant: D151
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_is_told_though_the_runtime_in_which_the_store_was_opened_is_gone() {
+    let database = <Database as Ground>::new().await;
+    let options = patient(&database);
+    let open = move || {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(PostgresStore::open_with(options)).unwrap()
+    };
+    let store = tokio::task::spawn_blocking(open).await.unwrap();
+    let other = database.store().await;
+    let holder = ask("k");
+    granted(answered(async || store.acquire(&holder).await).await);
+    let mut watch = watch(&other, &ask("k")).await;
+    let release = async || store.release(&holder.key, &holder.token).await;
+    let released = answered(release).await.unwrap();
+    // Absent, if it was done by one whose answer is lost.
+    assert!(
+        matches!(released, Released::Released | Released::Absent),
+        "{released:?}"
+    );
+    timeout(SOON, watch.heard()).await.expect("it is told");
 }
 
 /// In one thread, so that no time passes between the two for anything else.
