@@ -103,6 +103,13 @@ pub enum Class {
     /// 25P03, 25P04; SQLite 9. The middle two end the session as well, and if its last words do not arrive, they are
     /// a [`ConnectionLost`](Self::ConnectionLost).
     Interrupted,
+    /// The server has forgotten a statement that was prepared on this connection, as behind a pooler that changes servers
+    /// or after `DEALLOCATE`; or a table of it was changed, so that it answers in other columns. Nothing was done. sqlx goes
+    /// on to use it on this connection, which so has to be closed, or its
+    /// [statements cleared](sqlx::Connection::clear_cached_statements): [`Retry`](crate::transaction::Retry) and
+    /// [`optimistic`](crate::optimistic()) close it. Behind a pooler that changes servers it comes again and again; connect
+    /// with a `statement_cache_capacity` of 0 there. PostgreSQL 26000, and 0A000 of a statement that is planned anew.
+    StaleStatement,
     /// An earlier statement had failed, and this one was sent all the same. PostgreSQL 25P02.
     Aborted,
     /// A unique or exclusion constraint. It may hide a race between two inserts. PostgreSQL 23505, 23P01;
@@ -178,6 +185,7 @@ impl Class {
                 | Self::StaleSnapshot
                 | Self::Busy
                 | Self::ConnectionLost
+                | Self::StaleStatement
         )
     }
 }
@@ -207,6 +215,11 @@ pub fn classify(error: &(dyn StdError + 'static)) -> Class {
         next = error.source();
     }
     Class::Other
+}
+
+/// Whether the connection on which this has happened is of no use for the same statement again.
+pub(crate) fn spoils_connection(error: &(dyn StdError + 'static)) -> bool {
+    classify(error) == Class::StaleStatement
 }
 
 /// What an error of sqlx means, whichever database it is from.

@@ -185,6 +185,9 @@ pub(crate) fn class(error: &PgDatabaseError) -> Class {
         "55P03" => Class::LockNotAvailable,
         "57014" | "25P03" | "25P04" => Class::Interrupted,
         "25P02" => Class::Aborted,
+        "26000" => Class::StaleStatement,
+        // The code is that of all that is not supported. The routine's name is the server's, in no language.
+        "0A000" if error.routine() == Some("RevalidateCachedQuery") => Class::StaleStatement,
         "23505" | "23P01" => Class::Duplicate,
         "40003" | "57P01" | "57P02" | "57P03" | "57P05" => Class::ConnectionLost,
         code if code.starts_with("08") => Class::ConnectionLost,

@@ -479,9 +479,10 @@ impl fmt::Debug for PostgresWatch {
 fn lost(error: Error) -> StoreError {
     failed(error, |error| {
         let is_for_now = match code(error) {
-            // Read-only for now; a statement that the server has forgotten, or whose tables have changed: it is prepared
-            // anew on another connection, after one such answer for each that has sent it before.
-            Some("25006" | "26000" | "0A000") => true,
+            // Prepared anew on another connection, after one such answer for each that has sent it before.
+            _ if classify_sqlx(error) == Class::StaleStatement => true,
+            // Read-only for now.
+            Some("25006") => true,
             // No room, or no connections left; being started, ended or looked after; trouble of its own.
             Some(code) => {
                 let kinds = ["08", "40", "53", "55", "57", "58", "XX"];

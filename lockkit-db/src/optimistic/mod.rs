@@ -16,7 +16,7 @@ pub use self::adaptive::ConflictStats;
 use self::adaptive::Start;
 use self::machine::{End, Event, Machine, Step};
 use crate::Error;
-use crate::backend::{Backend, Class, classify};
+use crate::backend::{Backend, Class, classify, spoils_connection};
 use crate::cas::{Bind, Loaded, Outcome, Record, Table, Version};
 use crate::transaction::{Isolation, Tx, TxOptions};
 
@@ -305,8 +305,15 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
     async fn try_free(&self, made: &mut Option<Made<R>>) -> Result<Told<R>, Error> {
         // One for both statements: giving it back and taking it again costs the pool a ping.
         let mut connection = self.at.pool.acquire().await?;
-        let row = self.at.table.load_on(&mut connection, &self.at.key).await?;
-        self.change(&mut connection, row, made).await
+        let told = async {
+            let row = self.at.table.load_on(&mut connection, &self.at.key).await?;
+            self.change(&mut connection, row, made).await
+        };
+        let told = told.await;
+        if is_spoilt(&told) {
+            connection.close_on_drop();
+        }
+        told
     }
 
     /// This one's turn among those of the process who are about to lock the row. A courtesy, which nothing
@@ -331,9 +338,10 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
         let options = TxOptions::new().isolation(Isolation::ReadCommitted);
         let mut tx = Tx::begin(self.at.pool, &options).await?;
         let told = self.in_transaction(&mut tx, made).await;
+        let is_spoilt = is_spoilt(&told);
         match told {
             Ok(Told::Written(_)) => tx.commit().await?,
-            _ => tx.rollback().await,
+            _ => tx.undo(is_spoilt).await,
         }
         told
     }
@@ -368,7 +376,11 @@ impl<'p, DB: Backend, K: Bind<DB>, R: Record<DB>> Update<'p, DB, K, R> {
     /// What was lost, once more as it was.
     async fn write_again(&self, made: Option<&Made<R>>) -> Result<Told<R>, Error> {
         let mut connection = self.at.pool.acquire().await?;
-        self.write(&mut connection, made).await
+        let told = self.write(&mut connection, made).await;
+        if is_spoilt(&told) {
+            connection.close_on_drop();
+        }
+        told
     }
 
     /// The compare-and-set of what was made last.
@@ -460,6 +472,11 @@ fn applied<R>(value: R, version: Version, changed: bool, machine: &Machine) -> A
         attempts: machine.attempt(),
         locked: machine.locked(),
     }
+}
+
+/// Whether the connection is to be closed after this.
+fn is_spoilt<R>(told: &Result<Told<R>, Error>) -> bool {
+    matches!(told, Err(error) if spoils_connection(error))
 }
 
 /// What an error of a statement or of COMMIT means.

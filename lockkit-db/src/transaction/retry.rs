@@ -9,7 +9,7 @@ use sqlx::Pool;
 use super::machine::{End, Event, Machine, Step};
 use super::options::TxOptions;
 use super::tx::{Hooks, Lost, Tx, outcome, run};
-use crate::backend::{Backend, Outcome, classify};
+use crate::backend::{Backend, Outcome, classify, spoils_connection};
 use crate::{Cause, Error, Receipt};
 
 /// Between two questions after an outcome that is still open: doubled each time, up to a hundred times this.
@@ -143,7 +143,8 @@ impl<'p, DB: Backend> Retry<'p, DB> {
                 let mendable = self.mendable(&error);
                 self.machine.on(Event::Failed { mendable }, now());
                 // Before the pause: what it has locked is free meanwhile.
-                tx.rollback().await;
+                let is_spoilt = spoils_connection(&error);
+                tx.undo(is_spoilt).await;
                 return self.pause(error).await.map(|()| None);
             }
         };

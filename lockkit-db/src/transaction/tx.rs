@@ -328,6 +328,13 @@ impl<'c, DB: Backend> Tx<'c, DB> {
         }
     }
 
+    /// Rolls back, by closing the connection if an error has spoilt it.
+    pub(crate) async fn undo(self, is_spoilt: bool) {
+        if !is_spoilt {
+            self.rollback().await;
+        }
+    }
+
     /// Commits, and leaves the hooks to the caller.
     pub(super) async fn settle(self, with_receipt: bool) -> Result<Hooks, Lost> {
         let Self {

@@ -324,7 +324,7 @@ async fn raised(connection: &mut PgConnection, code: &str, message: &str) -> Cla
     classify(&connection.execute(raise).await.unwrap_err())
 }
 
-// Mutant: T6 the message's text is looked at
+// Mutants: T6 the message's text is looked at, D157
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_code_has_its_class_whatever_the_message_says() {
     let scene = Postgres::new(1).await;
@@ -339,6 +339,8 @@ async fn every_code_has_its_class_whatever_the_message_says() {
         ("25P03", Class::Interrupted),
         ("25P04", Class::Interrupted),
         ("25P02", Class::Aborted),
+        ("26000", Class::StaleStatement),
+        ("0A000", Class::Other),
         ("23505", Class::Duplicate),
         ("23P01", Class::Duplicate),
         ("40003", Class::ConnectionLost),
@@ -412,6 +414,35 @@ async fn a_server_that_goes_away_in_the_middle_is_tried_again() {
         .await
         .unwrap();
     assert_eq!(rows, 2);
+}
+
+/// Such a connection fails with each use of the statement: a pool would lend it again and again.
+// Mutant: D155
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_is_forgotten_or_of_another_table_now_is_prepared_anew_on_another_connection()
+ {
+    for (change, expected) in [
+        ("DEALLOCATE ALL", "26000"),
+        ("ALTER TABLE t ADD COLUMN more int", "0A000"),
+    ] {
+        let scene = Postgres::new(1).await;
+        let all = "SELECT * FROM t ORDER BY id LIMIT 1";
+        let _ = sqlx::query(all).fetch_one(&scene.pool).await.unwrap();
+        // In the session that has prepared it, which is the pool's only one.
+        scene.pool.execute(change).await.unwrap();
+        let error = sqlx::query(all).fetch_one(&scene.pool).await.unwrap_err();
+        assert_eq!(
+            (classify(&error), &*code(&error)),
+            (Class::StaleStatement, expected)
+        );
+        let attempts = retry_tx!(&scene.pool, quick(), |tx| {
+            let _ = sqlx::query(all).fetch_one(&mut *tx).await?;
+            Ok::<_, Error>(tx.attempt())
+        });
+        assert_eq!(attempts.unwrap(), 2, "{change}");
+        let _ = sqlx::query(all).fetch_one(&scene.pool).await.unwrap();
+        scene.is_clean().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
