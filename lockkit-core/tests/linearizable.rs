@@ -7,13 +7,13 @@ use std::thread;
 use lockkit_core::{KeyedMutex, Semaphore, SingleFlight};
 use lockkit_test::history::{Outcome, ProcessId, Recorder};
 use lockkit_test::linearizability::{
-    Flights, FlightsOp, Lock, LockOp, Model, Permits, PermitsOp, Verdict, by, check,
+    Explained, Flights, FlightsOp, Lock, LockOp, Model, Permits, PermitsOp, Verdict, by, check,
 };
 
 /// Of few operations each, as many of those find more than one that is long.
-const HISTORIES: usize = 60;
+const HISTORIES: u64 = 250;
 const THREADS: u32 = 5;
-const EACH: u64 = 24;
+const EACH: u64 = 12;
 
 type Record<M> = Arc<Recorder<<M as Model>::Op, <M as Model>::Answer>>;
 
@@ -48,6 +48,7 @@ where
 
 #[test]
 fn permits_are_explained() {
+    let mut all = Explained::of("semaphore");
     for _ in 0..HISTORIES {
         let semaphore = &Semaphore::new(3).unwrap();
         let operations = history_of(async move |record, worker, turn| {
@@ -61,13 +62,14 @@ fn permits_are_explained() {
             drop(permit);
             record.complete(id, Outcome::Done(()));
         });
-        let verdict = check(&Permits { free: 3 }, &operations);
-        assert!(verdict.is_explained(), "{verdict}");
+        all.explain(&Permits { free: 3 }, &operations);
     }
+    all.tell(HISTORIES);
 }
 
 #[test]
 fn tries_for_permits_are_explained() {
+    let mut all = Explained::of("semaphore");
     for _ in 0..HISTORIES {
         let semaphore = &Semaphore::new(2).unwrap();
         let operations = history_of(async move |record, worker, _| {
@@ -83,13 +85,14 @@ fn tries_for_permits_are_explained() {
             drop(permit);
             record.complete(id, Outcome::Done(()));
         });
-        let verdict = check(&Permits { free: 2 }, &operations);
-        assert!(verdict.is_explained(), "{verdict}");
+        all.explain(&Permits { free: 2 }, &operations);
     }
+    all.tell(HISTORIES);
 }
 
 #[test]
 fn keyed_locks_are_explained_key_by_key() {
+    let mut all = Explained::of("keyed lock");
     for _ in 0..HISTORIES {
         let mutex = &KeyedMutex::<u64>::new();
         let operations = history_of(async move |record, worker, turn| {
@@ -103,7 +106,7 @@ fn keyed_locks_are_explained_key_by_key() {
             drop(guard);
             record.complete(id, Outcome::Done(()));
         });
-        for (key, operations) in by(&operations, |&(key, _)| key) {
+        for operations in by(&operations, |&(key, _)| key).into_values() {
             let of_one: Vec<_> = operations
                 .into_iter()
                 .map(|it| lockkit_test::history::Operation {
@@ -114,14 +117,15 @@ fn keyed_locks_are_explained_key_by_key() {
                     outcome: it.outcome,
                 })
                 .collect();
-            let verdict = check(&Lock::default(), &of_one);
-            assert!(verdict.is_explained(), "key {key}: {verdict}");
+            all.explain(&Lock::default(), &of_one);
         }
     }
+    all.tell(HISTORIES);
 }
 
 #[test]
 fn flights_are_explained() {
+    let mut all = Explained::of("single flight");
     for _ in 0..HISTORIES {
         let flights = &SingleFlight::<u8, u64>::new();
         let number = &AtomicU64::new(1);
@@ -157,9 +161,9 @@ fn flights_are_explained() {
             }
         });
         let operations = Flights::closed(record.history().operations().unwrap());
-        let verdict = check(&Flights::default(), &operations);
-        assert!(verdict.is_explained(), "{verdict}");
+        all.explain(&Flights::default(), &operations);
     }
+    all.tell(HISTORIES);
 }
 
 /// The control: two threads that both have looked before either takes.

@@ -6,6 +6,7 @@ mod cleaning;
 mod conformance;
 mod holding;
 mod input;
+mod linear;
 mod losing;
 mod runtime;
 mod telling;

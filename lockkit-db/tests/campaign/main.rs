@@ -9,7 +9,7 @@ mod unfenced;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufReader;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use lockkit_test::diary;
 use lockkit_test::history::{Outcome, ProcessId, Recorder};
 use lockkit_test::nemesis::{Nemesis, Stroke, Strokes};
 use lockkit_test::postgres::{Cluster, Database, Proxy, Settings};
-use lockkit_test::soak::{SEED, Tally, seed, times};
+use lockkit_test::soak::{RECOVERY, SEED, Tally, recovery, seed, times};
 use lockkit_test::total_queue::{Allowed, End, Fault, Op};
 use tempfile::TempDir;
 
@@ -33,9 +33,6 @@ const LEASE: Duration = Duration::from_millis(1500);
 
 /// Jobs that are put in at once.
 const PORTION: u64 = 500;
-
-/// From the end of all trouble to the end of all jobs.
-const RECOVERY: Duration = Duration::from_secs(30);
 
 /// A database with the queue, in which everybody who leaves it is written down, and the folder of the diaries.
 struct Shop {
@@ -104,6 +101,32 @@ impl Shop {
         let options = PostgresOptions::new(self.database.options());
         let store = PostgresStore::open_with(options).await.unwrap();
         store.stats().await.unwrap()
+    }
+
+    /// Puts in jobs until each worker has begun one: how long it took.
+    async fn everybody_works(
+        &self,
+        through: &PostgresStore,
+        orders: &Orders,
+        lives: &[u32],
+    ) -> Duration {
+        let diaries: Vec<_> = lives.iter().enumerate().collect();
+        let text = |(worker, lives): (usize, &u32)| {
+            // It has none before it has begun.
+            fs::read_to_string(orders.diary(worker, lives - 1)).unwrap_or_default()
+        };
+        let before: Vec<_> = diaries.iter().map(|of| text(*of).len()).collect();
+        let works = async || {
+            let mut now = diaries.iter().zip(&before);
+            now.all(|(of, before)| text(*of)[*before..].contains("began"))
+        };
+        recovery(async {
+            while !works().await {
+                self.fill(through, PORTION, async || {}).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
     }
 
     /// Waits until no job is left, and says how long that took.
@@ -217,10 +240,15 @@ async fn each_of_many_jobs_is_done_once_whatever_happens_to_workers_and_server()
         .rage(Box::pin(work))
         .await;
     let raged = begun.elapsed();
-    let recovery = shop.drained().await;
+    let recovery = shop
+        .everybody_works(&through, &orders, &crew.lives().await)
+        .await;
+    let drained = shop.drained().await;
     let lives = crew.end().await.unwrap();
     let report = shop.audit(&lives, &orders, &strokes).await;
-    eprintln!("seed {seed}, {raged:.1?}: {strokes}; {recovery:.1?} to recover\n{report}");
+    eprintln!(
+        "seed {seed}, {raged:.1?}: {strokes}; {recovery:.1?} to recover, {drained:.1?} more to the end\n{report}"
+    );
 
     let queue = &report.queue;
     let tally = Tally {
@@ -231,6 +259,7 @@ async fn each_of_many_jobs_is_done_once_whatever_happens_to_workers_and_server()
         violations: u64::from(!report.is_ok()),
         leaks: queue.live as u64,
         recovery_ms: recovery.as_millis() as u64,
+        ..Tally::default()
     };
     tally.print();
     let again = format!("{SEED}={seed} draws the same strokes; {strokes}\n{report}");

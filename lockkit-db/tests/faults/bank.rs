@@ -104,6 +104,11 @@ fn is_fine(report: &Report) {
     let tally = Tally {
         pattern: "bank",
         operations: (report.transfers + report.reads) as u64,
+        counts: [
+            ("transfers", report.transfers as u64),
+            ("full reads", report.reads as u64),
+        ]
+        .into(),
         violations: u64::from(!report.is_ok()),
         ..Tally::default()
     };

@@ -18,8 +18,9 @@ use lockkit_db::transaction::TxOptions;
 use lockkit_db::{Error, optimistic, retry_tx};
 use lockkit_test::history::{self, Operation, ProcessId, Recorder};
 use lockkit_test::ledger::{self, Fault};
+use lockkit_test::nemesis::{Nemesis, Strokes};
 use lockkit_test::postgres::Proxy;
-use lockkit_test::soak::{Tally, seed, times};
+use lockkit_test::soak::{Tally, recovery, seed, times};
 
 use crate::scene::Postgres;
 use crate::{TABLES, record, signed_counters, told};
@@ -35,6 +36,9 @@ const CUT_STATEMENTS: u64 = 15;
 
 /// Calls that end, for each session that is killed.
 const KILL_AFTER: u64 = 2;
+
+/// The most that somebody tries when the storm is over.
+const TRIES: u64 = 1000;
 
 /// Of a hundred calls, so many cuts and kills at the least, or the storm proves nothing.
 const LEAST: u64 = 10;
@@ -67,29 +71,27 @@ struct Storm {
     pool: PgPool,
     /// Calls that have ended.
     calls: AtomicU64,
+    seed: u64,
+    /// Whether any statement is cut, and not only COMMITs.
+    statements: bool,
 }
 
 impl Storm {
-    /// Cuts at the COMMITs, or at any statement too.
-    /// Its course is that of this number among the seed's.
+    /// One in which connections are cut at the COMMITs, or at any statement too. Its course is that of this number among
+    /// the seed's.
     async fn new(number: u64, statements: bool) -> Self {
-        let seed = seed() * 10 + number;
         let scene = Postgres::new(1).await;
         scene.pool.execute(TABLES).await.unwrap();
         scene.pool.execute(TRIGGER).await.unwrap();
         let proxy = Proxy::start(&scene.database);
-        if statements {
-            proxy.cut_anything_at_random(seed, CUT_STATEMENTS);
-        } else {
-            proxy.cut_at_random(seed, CUT_COMMITS);
-        }
         let pool = proxy.pool(TASKS);
-        let calls = AtomicU64::new(0);
         Self {
             scene,
             proxy,
             pool,
-            calls,
+            calls: AtomicU64::new(0),
+            seed: seed() * 10 + number,
+            statements,
         }
     }
 
@@ -98,41 +100,48 @@ impl Storm {
         told(result)
     }
 
-    /// Does the work while sessions are killed: its history, and how many were, of those that were at work.
-    async fn around<T>(&self, work: impl Future<Output = T>) -> (T, u64) {
-        let over = AtomicBool::new(false);
-        let killer = async {
-            let mut session = self.scene.database.connect().await;
-            let (mut kills, mut at_work) = (0, 0);
-            // Not dropped half-way, or its last victim would be somebody who comes after the storm.
-            while !over.load(Ordering::SeqCst) {
-                if self.calls.load(Ordering::SeqCst) < kills * KILL_AFTER {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                    continue;
-                }
-                // Those at work first, as an idle one is nobody's.
-                let killed: Option<(bool, bool)> = sqlx::query_as(
-                    "SELECT coalesce(state, 'idle') <> 'idle', pg_terminate_backend(pid) \
-                     FROM pg_stat_activity \
-                     WHERE datname = current_database() AND pid <> pg_backend_pid() \
-                     ORDER BY 1 DESC, random() LIMIT 1",
-                )
-                .fetch_optional(&mut session)
-                .await
-                .unwrap();
-                if let Some((busy, true)) = killed {
-                    kills += 1;
-                    at_work += u64::from(busy);
-                }
-            }
-            at_work
+    /// Does the work while sessions are killed and connections cut.
+    async fn around<T>(&self, work: impl Future<Output = T>) -> (T, Strokes) {
+        let nemesis =
+            Nemesis::new(self.seed).sessions(&self.scene.database, &self.calls, KILL_AFTER);
+        let nemesis = if self.statements {
+            nemesis.proxy(&self.proxy, CUT_STATEMENTS)
+        } else {
+            nemesis.commits(&self.proxy, CUT_COMMITS)
         };
-        let work = async {
-            let done = work.await;
-            over.store(true, Ordering::SeqCst);
-            done
+        let mut done = None;
+        let strokes = nemesis.rage(async { done = Some(work.await) }).await;
+        (done.expect("it rages until then"), strokes)
+    }
+
+    /// What everybody does when it is over, until he has done it once; and how long that takes.
+    async fn calms_down(&self) -> (Vec<Operation<u64, ()>>, Duration) {
+        let options = TxOptions::new().policy(quick());
+        let done: Vec<_> = (0..TASKS).map(|_| AtomicBool::new(false)).collect();
+        let first = times(OPERATIONS) + 1;
+        let plan = |task: u32| {
+            let own = first + u64::from(task) * TRIES..;
+            let done = &done[task as usize];
+            own.take_while(|_| !done.load(Ordering::Relaxed))
         };
-        tokio::join!(work, killer)
+        let mut operations = Vec::new();
+        let progress = async {
+            operations = record(TASKS, plan, async |operation| {
+                let added: Result<(), Error> = retry_tx!(&self.pool, options.clone(), |tx| {
+                    let add = sqlx::query(ADD)
+                        .bind(counter_of(operation))
+                        .bind(operation as i64);
+                    add.execute(&mut *tx).await?;
+                    Ok(())
+                });
+                let task = (operation - first) / TRIES;
+                done[task as usize].store(added.is_ok(), Ordering::Relaxed);
+                told(added)
+            })
+            .await;
+        };
+        let recovery = recovery(progress).await;
+        (operations, recovery)
     }
 
     async fn ledger(&self) -> Vec<u64> {
@@ -147,10 +156,11 @@ impl Storm {
     async fn judge(
         self,
         name: &'static str,
-        operations: &[Operation<u64, ()>],
-        kills: u64,
+        mut operations: Vec<Operation<u64, ()>>,
+        strokes: &Strokes,
     ) -> ledger::Report {
-        self.proxy.stop_cutting();
+        let (more, recovery) = self.calms_down().await;
+        operations.extend(more);
         self.pool.close().await;
         self.scene.is_clean().await;
         let ledger = self.ledger().await;
@@ -159,14 +169,20 @@ impl Storm {
             .await
             .unwrap();
         let entries = ledger.len() as i64;
-        let report = ledger::check(operations, ledger);
-        let (calls, cuts) = (self.calls.into_inner(), self.proxy.cuts());
-        eprintln!("{name}: {calls} calls, {cuts} cut, {kills} killed; {report}");
+        let report = ledger::check(&operations, ledger);
+        let (calls, cuts) = (self.calls.into_inner(), strokes.cuts);
+        let faults = strokes.counts();
+        let kills = faults.get("sessions killed").copied().unwrap_or(0);
+        eprintln!(
+            "{name}: {calls} calls, {cuts} cut, {kills} killed, {recovery:.1?} to recover; {report}"
+        );
         let tally = Tally {
             pattern: name,
             operations: calls,
-            faults: [("connections cut", cuts), ("sessions killed", kills)].into(),
+            faults,
+            counts: [("acknowledged under faults", report.acknowledged as u64)].into(),
             violations: u64::from(!report.is_ok()),
+            recovery_ms: recovery.as_millis() as u64,
             ..Tally::default()
         };
         tally.print();
@@ -190,8 +206,8 @@ async fn storm(
     let work = record(TASKS, plan, async |operation| {
         storm.told(run(&storm.pool, counter_of(operation), operation as i64).await)
     });
-    let (operations, kills) = storm.around(work).await;
-    storm.judge(name, &operations, kills).await
+    let (operations, strokes) = storm.around(work).await;
+    storm.judge(name, operations, &strokes).await
 }
 
 const ADD: &str = "UPDATE counter SET n = n + 1, operation = $2 WHERE id = $1";
@@ -232,9 +248,9 @@ async fn a_transaction_that_asks_the_server_tells_the_truth() {
         });
         storm.told(done)
     });
-    let (operations, kills) = storm.around(work).await;
+    let (operations, strokes) = storm.around(work).await;
     let report = storm
-        .judge("transaction that asks", &operations, kills)
+        .judge("transaction that asks", operations, &strokes)
         .await;
     // The question may meet the storm as well.
     assert!(report.acknowledged > 10 * report.unknown, "{report}");
@@ -337,9 +353,9 @@ async fn a_batch_tells_the_truth() {
             }
         }
     });
-    let (_, kills) = storm.around(join_all(work)).await;
+    let (_, strokes) = storm.around(join_all(work)).await;
     let operations = recorder.history().operations().unwrap();
-    storm.judge("batch", &operations, kills).await;
+    storm.judge("batch", operations, &strokes).await;
 }
 
 // The negative control: sqlx, as one writes it by hand, with what many would do about an error: once more.

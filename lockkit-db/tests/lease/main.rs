@@ -3,6 +3,7 @@
 mod both;
 mod cancel;
 mod conformance;
+mod linear;
 mod postgres;
 mod processes;
 mod scene;
