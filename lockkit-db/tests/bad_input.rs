@@ -176,7 +176,7 @@ fn descriptions() {
 
 #[test]
 fn files() {
-    bad_input::check(29, async |cases| {
+    bad_input::check(46, async |cases| {
         let folder = TempDir::new().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(
@@ -223,11 +223,29 @@ fn files() {
             ("empty", ""),
             ("no URL", "locks.db"),
             ("of a NUL", "postgres://a\0b/c"),
+            ("of MySQL", "mysql://root:secret@localhost/none"),
+            ("of a file", "sqlite://secret.db"),
+            ("of the web", "https://u:secret@localhost/none"),
+            ("of no scheme", "//u:secret@localhost/none"),
+            ("with nothing after the scheme's name", "postgres:secret"),
+            (
+                "of a longer scheme",
+                "postgresqls://u:secret@localhost/none",
+            ),
+            (
+                "of a port that is none",
+                "postgres://u:secret@localhost:port/none",
+            ),
         ] {
             case!(cases, format!("server address, {name}"), (
                 queue::PostgresStore::open(address).await.map(drop),
                 lease::PostgresStore::open(address).await.map(drop),
             ) => (Err(Error::Invalid { field: "address", .. }), Err(Error::Invalid { field: "address", .. })));
+            case!(cases, format!("server address, {name}, not repeated"), {
+                let told = |error: Option<Error>| format!("{:?}", error.map(|error| (error.to_string(), error)));
+                let queue = told(queue::PostgresStore::open(address).await.err());
+                queue + &told(lease::PostgresStore::open(address).await.err())
+            } => told if !told.contains("secret") && told.matches("such as postgres://user@host/database").count() == 4);
         }
         case!(cases, "server address, of nobody", {
             let address = "postgres://nobody@localhost:1/none?sslmode=disable";

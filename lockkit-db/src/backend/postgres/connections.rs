@@ -334,3 +334,17 @@ pub(crate) fn failed(error: sqlx::Error, begun: Instant) -> Error {
         },
     }
 }
+
+/// The options of an address. With that of another kind of database, sqlx would go there, and wait for an answer that
+/// does not come. Its own errors may repeat what they were given, with the password.
+pub(crate) fn parse_address(address: &str) -> Result<PgConnectOptions, Error> {
+    let scheme = address.trim_start().split_once("://");
+    let is_ours = scheme.is_some_and(|(scheme, _)| {
+        ["postgres", "postgresql"].contains(&&*scheme.to_ascii_lowercase())
+    });
+    let options = address.parse().ok().filter(|_| is_ours);
+    options.ok_or_else(|| {
+        let problem = "must be a PostgreSQL database's, such as postgres://user@host/database";
+        Error::invalid("address", problem)
+    })
+}

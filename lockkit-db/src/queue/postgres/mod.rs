@@ -31,7 +31,7 @@ use super::store::{
 use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
 use super::{Enqueued, JobId, NewJob};
 use crate::Error;
-use crate::backend::postgres::connections::{Commits, Connections, Statement};
+use crate::backend::postgres::connections::{Commits, Connections, Statement, parse_address};
 use crate::backend::postgres::schema::{self, Migration};
 use crate::transaction::Tx;
 
@@ -197,11 +197,7 @@ impl PostgresStore {
     ///
     /// [`Error::Invalid`] for what is no such address, and see [`open_with`](Self::open_with).
     pub async fn open(address: &str) -> Result<Self, Error> {
-        // The parser's own error may repeat what it was given, with the password.
-        let connect = address.parse().map_err(|_| {
-            Error::invalid("address", "is not the address of a PostgreSQL database")
-        })?;
-        Self::open_with(PostgresOptions::new(connect)).await
+        Self::open_with(PostgresOptions::new(parse_address(address)?)).await
     }
 
     /// Opens the store. Many processes may open a new one at once.
