@@ -2,7 +2,9 @@
 -- counters of the sessions in $1, and what transactions have settled for them, to their workers' totals and forgets
 -- them.
 -- Takes:   $1 the ids of reap_lock.sql, in the same transaction
--- Returns: how many jobs were made ready, how many buried, and how many are gone because nobody wanted them any more
+-- Returns: first a row that says how many jobs were made ready, how many buried, and how many are gone because nobody
+--          wanted them any more; then of each queue of which jobs were made ready, its name, and the priority and time
+--          of the first of them
 -- Costs:   one probe per session that holds anything, and one write per job that is given back
 --
 -- A claimed job is an orphan unless its session is there and has not ended: one that is missing counts as gone. The
@@ -45,6 +47,9 @@ WITH RECURSIVE holder (session_id) AS (
     UPDATE lockkit_job AS j
     SET state = 0, session_id = NULL, claimed_at = NULL
     WHERE j.id = ANY (ARRAY(SELECT id FROM orphan WHERE NOT dies AND NOT unwanted))
+    RETURNING j.queue_id, j.priority, j.run_at
+), ready AS (
+    SELECT DISTINCT ON (queue_id) queue_id, priority, run_at FROM back ORDER BY queue_id, priority, run_at
 ), settled AS (
     DELETE FROM lockkit_job WHERE state = 3 AND session_id = ANY ($1::bigint[]) RETURNING session_id
 ), session AS (
@@ -71,5 +76,9 @@ WITH RECURSIVE holder (session_id) AS (
         busy_us = least(w.busy_us::numeric + excluded.busy_us, 9223372036854775807)
 )
 SELECT count(*) FILTER (WHERE NOT dies AND NOT unwanted), count(*) FILTER (WHERE dies),
-       count(*) FILTER (WHERE unwanted)
+       count(*) FILTER (WHERE unwanted),
+       NULL::text AS queue, NULL::smallint AS priority, NULL::bigint AS run_at
 FROM orphan
+UNION ALL
+SELECT NULL, NULL, NULL, (SELECT name FROM lockkit_queue AS q WHERE q.id = r.queue_id), r.priority, r.run_at
+FROM ready AS r

@@ -1,5 +1,5 @@
 -- Puts the dead jobs $1 back, ready, with all their attempts. Their epochs go on growing.
--- Returns: the ids of those that were dead
+-- Returns: of those that were dead, the ids, queues, priorities and times
 WITH back AS (
     DELETE FROM lockkit_dead
     WHERE id = ANY ($1::bigint[])
@@ -10,4 +10,4 @@ INSERT INTO lockkit_job
 OVERRIDING SYSTEM VALUE
 SELECT b.id, b.queue_id, 0, b.priority, n.ms, b.epoch, b.max_attempts, b.enqueued_at, b.kind, b.payload, b.error
 FROM back AS b, lockkit_now AS n
-RETURNING id
+RETURNING id, (SELECT name FROM lockkit_queue AS q WHERE q.id = queue_id) AS queue, priority, run_at

@@ -1,5 +1,5 @@
 -- Puts dead jobs of queue $1 back, the oldest first, at most $2, as redrive.sql does.
--- Returns: their ids
+-- Returns: what redrive.sql does
 -- Costs:   a walk over the dead jobs from the start, until there are enough of the queue
 WITH back AS (
     DELETE FROM lockkit_dead
@@ -13,4 +13,4 @@ INSERT INTO lockkit_job
 OVERRIDING SYSTEM VALUE
 SELECT b.id, b.queue_id, 0, b.priority, n.ms, b.epoch, b.max_attempts, b.enqueued_at, b.kind, b.payload, b.error
 FROM back AS b, lockkit_now AS n
-RETURNING id
+RETURNING id, (SELECT name FROM lockkit_queue AS q WHERE q.id = queue_id) AS queue, priority, run_at

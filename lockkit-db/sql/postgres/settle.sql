@@ -1,7 +1,8 @@
 -- Settles a batch of acknowledgements of every kind, and counts it, in one statement.
 -- Takes:   $1 session, $2 batch, and of the acknowledgements, side by side: $3 ids, $4 epochs, $5 busy microseconds,
 --          $6 verdicts (0 done, 1 retry, 2 dead, 3 release, 4 snooze, 5 cancelled), $7 delays in ms, $8 errors, $9 results
--- Returns: the row about the session of exchange.sql
+-- Returns: the row about the session of exchange.sql; then of each queue of which jobs may be claimed anew at once, its
+--          name, and the priority and time of the first of them
 -- Costs:   one probe by primary key and one write per acknowledgement, two where a row is filed elsewhere
 --
 -- See exchange.sql for batches that are here again, and for the sum. That an id is among those given is said beside each join,
@@ -65,6 +66,10 @@ WITH me AS MATERIALIZED (
         error = coalesce(h.error, j.error)
     FROM held AS h, me
     WHERE j.id = h.id AND j.id = ANY ($3) AND h.verdict <> 0 AND NOT h.settled AND NOT h.cancelled AND NOT h.dies
+    RETURNING j.queue_id, j.state, j.priority, j.run_at
+), ready AS (
+    SELECT DISTINCT ON (queue_id) queue_id, priority, run_at FROM back WHERE state = 0
+    ORDER BY queue_id, priority, run_at
 ), refused AS MATERIALIZED (
     SELECT ARRAY(SELECT place FROM ack WHERE place NOT IN (SELECT place FROM held) ORDER BY place)
            || ARRAY(SELECT -place FROM held WHERE settled AND verdict <> 0) AS places
@@ -90,5 +95,9 @@ WITH me AS MATERIALIZED (
     WHERE me.is_new AND t.session_id = me.session_id
 )
 SELECT me.lives, me.last_batch, me.last_size,
-       CASE WHEN me.is_new THEN refused.places ELSE me.last_stale END AS refused
+       CASE WHEN me.is_new THEN refused.places ELSE me.last_stale END AS refused,
+       NULL::text AS queue, NULL::smallint AS priority, NULL::bigint AS run_at
 FROM me, refused
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, (SELECT name FROM lockkit_queue AS q WHERE q.id = r.queue_id), r.priority, r.run_at
+FROM ready AS r

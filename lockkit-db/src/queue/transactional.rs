@@ -35,7 +35,8 @@ pub trait TransactionalStore: JobStore {
     /// joined transaction workers hear by looking.
     ///
     /// A unique key is taken when this returns: others who want it wait until the transaction ends, and so does
-    /// the job that had it, if it was queued, so that it sees what the transaction did.
+    /// the job that had it, if it was queued, so that it sees what the transaction did. Of that job workers are told at the
+    /// end, and after a rollback too. (A transaction that is dropped may end later than that: then they find it by looking.)
     ///
     /// # Errors
     ///

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use lockkit_db::Error;
 use lockkit_db::queue::{
-    Ack, AckBatch, ClaimSpec, JobId, JobStore, NewJob, OnDuplicate, Session, Settlement,
-    TransactionalStore as _, Verdict,
+    Ack, AckBatch, ClaimSpec, ClaimedJob, JobId, JobStore, NewJob, OnDuplicate, Session,
+    Settlement, TransactionalStore as _, Verdict,
 };
-use lockkit_db::sqlx;
+use lockkit_db::sqlx::{self, PgConnection};
 use lockkit_db::transaction::{Tx, TxOptions};
 
 use super::{Scene, at, claim, jobs, run, settle, spec};
@@ -33,13 +33,39 @@ async fn a_claim_passes_by_what_others_have_locked() {
     assert_eq!(claim(&scene.store, &session, 3).await.len(), 1);
 }
 
-/// A store whose claims do not look from the start again once one has.
+/// A store whose claims do not look from the start again once one has, and wait for as long as a test may take.
 async fn forgetful() -> Scene {
-    Scene::with(|options| options.rescan(Duration::from_hours(1))).await
+    Scene::with(|options| {
+        let options = options.rescan(Duration::from_hours(1));
+        options.patience(Duration::from_mins(1))
+    })
+    .await
 }
+
+/// Makes whoever claims job 1 wait for the connection, until it says [`GO`].
+async fn hold_up(other: &mut PgConnection) {
+    let stuck = "CREATE FUNCTION stuck() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN IF NEW.id = 1 THEN PERFORM pg_advisory_xact_lock(1); END IF; RETURN NEW; END $$;
+         CREATE TRIGGER stuck BEFORE UPDATE ON lockkit_job FOR EACH ROW EXECUTE FUNCTION stuck();
+         SELECT pg_advisory_lock(1)";
+    run(other, stuck).await;
+}
+
+/// The server tells of a failure before it has let go of what was locked, so that is waited for.
+const GO: &str = "SELECT pg_advisory_unlock(1); SELECT FROM lockkit_job WHERE id = 1 FOR UPDATE";
+
+/// Ends the statements that wait for a lock.
+const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+     WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
 fn urgent() -> NewJob {
     NewJob::new("k", vec![]).priority(-5)
+}
+
+async fn one_of(scene: &Scene, session: &Session, queue: &str) -> ClaimedJob {
+    let spec = ClaimSpec::new(queue, 1);
+    let exchange = scene.store.exchange(session, None, Some(&spec)).await;
+    exchange.unwrap().claimed.pop().expect("there is one")
 }
 
 async fn ids(scene: &Scene, session: &Session, n: usize) -> Vec<JobId> {
@@ -96,6 +122,65 @@ async fn what_this_process_makes_ready_is_claimed_at_once() {
     assert_eq!(ids(&scene, &session, 1).await, [past]);
 }
 
+#[tokio::test]
+async fn what_comes_back_is_claimed_at_once_and_in_other_queues_claims_go_on_where_they_were() {
+    let scene = forgetful().await;
+    let session = scene.session().await;
+    let (store, retry) = (&scene.store, |delay| Verdict::Retry {
+        delay,
+        error: "e".into(),
+    });
+    scene.jobs(20).await;
+    let mut got = ids(&scene, &session, 1).await;
+    let other = at(scene.database.options()).await;
+    let unheard = other.enqueue("q", &[urgent()]).await.unwrap()[0];
+    store.enqueue("back", &jobs(20)).await.unwrap();
+
+    let (now, later) = (Duration::ZERO, Duration::from_hours(1));
+    let snooze = Verdict::Snooze { delay: now };
+    for (seq, verdict) in (1..).zip([Verdict::Release, retry(now), snooze]) {
+        let held = [
+            one_of(&scene, &session, "back").await,
+            one_of(&scene, &session, "back").await,
+            one_of(&scene, &session, "back").await,
+        ];
+        let acks = vec![
+            Ack::new(&held[0], verdict),
+            Ack::new(&held[1], retry(later)),
+        ];
+        settle(store, &session, seq, acks).await.unwrap();
+        // Mutant: C145
+        let next = one_of(&scene, &session, "back").await;
+        assert_eq!(next.id, held[0].id);
+        got.extend(ids(&scene, &session, 1).await);
+    }
+    for ends in [true, false] {
+        let ended = scene.session().await;
+        let held = one_of(&scene, &ended, "back").await;
+        one_of(&scene, &session, "back").await;
+        if ends {
+            store.close_session(&ended).await.unwrap();
+        } else {
+            let over = format!(
+                "UPDATE lockkit_session SET lease_until = 1 WHERE id = {}",
+                ended.id
+            );
+            scene.run(&over).await;
+            assert_eq!(store.upkeep().await.unwrap().requeued, 1);
+        }
+        assert_eq!(one_of(&scene, &session, "back").await.id, held.id);
+        got.extend(ids(&scene, &session, 1).await);
+    }
+    let dead = one_of(&scene, &session, "back").await;
+    let acks = vec![Ack::new(&dead, Verdict::Dead { error: "e".into() })];
+    settle(store, &session, 9, acks).await.unwrap();
+    assert_eq!(store.redrive(&[dead.id]).await.unwrap(), [dead.id]);
+    assert_eq!(store.redrive_queue("back", 1).await.unwrap(), []);
+    got.extend(ids(&scene, &session, 1).await);
+    assert_eq!(got.len(), 7);
+    assert!(!got.contains(&unheard), "the mark is not where it was");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_committed_late_is_claimed_at_once() {
     let scene = forgetful().await;
@@ -113,6 +198,7 @@ async fn what_is_committed_late_is_claimed_at_once() {
     scene.jobs(1).await;
     assert_eq!(ids(&scene, &session, 1).await.len(), 1);
     tx.commit().await.unwrap();
+    // Mutant: C142
     assert_eq!(ids(&scene, &session, 1).await, [late]);
 
     // And by one who waits for somebody else's key.
@@ -135,18 +221,25 @@ async fn what_is_committed_late_is_claimed_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_is_looked_at_for_its_key_is_passed_by_and_claimed_as_soon_as_that_is_over() {
-    let scene = forgetful().await;
-    let session = scene.session().await;
-    let pool = scene.database.pool(1);
-    let key = [NewJob::new("k", vec![]).unique("key", OnDuplicate::Skip)];
-    let first = scene.store.enqueue("q", &key).await.unwrap();
-    scene.run("SELECT pg_sleep(0.1)").await;
-    scene.jobs(2).await;
-    let mut tx = Tx::begin(&pool, &TxOptions::new()).await.unwrap();
-    scene.store.enqueue_in(&mut tx, "q", &key).await.unwrap();
-    assert_eq!(ids(&scene, &session, 1).await, [JobId(2)]);
-    tx.commit().await.unwrap();
-    assert_eq!(ids(&scene, &session, 1).await, first);
+    for commits in [true, false] {
+        let scene = forgetful().await;
+        let session = scene.session().await;
+        let pool = scene.database.pool(1);
+        let key = [NewJob::new("k", vec![]).unique("key", OnDuplicate::Skip)];
+        let first = scene.store.enqueue("q", &key).await.unwrap();
+        scene.run("SELECT pg_sleep(0.1)").await;
+        scene.jobs(2).await;
+        let mut tx = Tx::begin(&pool, &TxOptions::new()).await.unwrap();
+        scene.store.enqueue_in(&mut tx, "q", &key).await.unwrap();
+        assert_eq!(ids(&scene, &session, 1).await, [JobId(2)]);
+        if commits {
+            tx.commit().await.unwrap();
+        } else {
+            tx.rollback().await;
+        }
+        // Mutant: C143
+        assert_eq!(ids(&scene, &session, 1).await, first, "{commits}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,56 +270,68 @@ async fn what_comes_while_a_claim_is_under_way_is_not_passed_by() {
 async fn who_is_notified_of_a_more_urgent_job_claims_it_at_once() {
     let scene = forgetful().await;
     let session = scene.session().await;
+    // Who begins to listen looks from the start, so that is done before.
+    let told = async {
+        super::wake::listens(&scene).await;
+        scene.run("NOTIFY lockkit_queue, 'q'").await;
+    };
+    let (heard, ()) = tokio::join!(super::wake::hears(&scene.store), told);
+    assert!(heard);
     scene.jobs(2).await;
     assert_eq!(ids(&scene, &session, 2).await.len(), 2);
     let other = at(scene.database.options()).await;
-    let told = async {
-        super::wake::listens(&scene).await;
-        other.enqueue("q", &[urgent()]).await.unwrap()
-    };
-    // A look begins at the mark, so only the notification ends this.
+    let urgent = [urgent()];
+    // A look begins at the mark, so only the notification ends this. Mutant: C144
+    let told = other.enqueue("q", &urgent);
     let (heard, urgent) = tokio::join!(super::wake::hears(&scene.store), told);
     assert!(heard);
+    let urgent = urgent.unwrap();
     assert_eq!(ids(&scene, &session, 1).await, urgent);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_claim_that_failed_had_locked_is_claimed_by_the_next_one() {
-    let scene = Scene::with(|options| {
-        let options = options.rescan(Duration::from_hours(1));
-        options.patience(Duration::from_mins(1))
-    })
-    .await;
+    let scene = forgetful().await;
     let (one, two) = (scene.session().await, scene.session().await);
     scene.jobs(2).await;
     let mut other = scene.database.connect().await;
     // A claim that has its job, and gets no further.
-    let stuck = "CREATE FUNCTION stuck() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN IF NEW.id = 1 THEN PERFORM pg_advisory_xact_lock(1); END IF; RETURN NEW; END $$;
-         CREATE TRIGGER stuck BEFORE UPDATE ON lockkit_job FOR EACH ROW EXECUTE FUNCTION stuck();
-         SELECT pg_advisory_lock(1)";
-    run(&mut other, stuck).await;
+    hold_up(&mut other).await;
     let spec = ClaimSpec::new("q", 1);
     let fails = scene.store.exchange(&one, None, Some(&spec));
     let meanwhile = async {
         super::replies::waiting(&scene, 1).await;
         assert_eq!(ids(&scene, &two, 1).await, [JobId(2)]);
-        scene
-            .run(
-                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
-                 WHERE datname = current_database() AND wait_event_type = 'Lock'",
-            )
-            .await;
+        scene.run(CANCEL).await;
     };
     let (failed, ()) = tokio::join!(fails, meanwhile);
     assert!(failed.is_err());
-    run(&mut other, "SELECT pg_advisory_unlock(1)").await;
-    // The server tells of a failure before it has let go of what was locked.
-    run(
-        &mut other,
-        "SELECT FROM lockkit_job WHERE id = 1 FOR UPDATE",
-    )
-    .await;
+    run(&mut other, GO).await;
+    assert_eq!(ids(&scene, &two, 1).await, [JobId(1)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_claim_that_was_sent_again_and_failed_had_locked_is_claimed_by_the_next_one() {
+    let scene = forgetful().await;
+    let (one, two) = (scene.session().await, scene.session().await);
+    scene.jobs(3).await;
+    assert_eq!(ids(&scene, &two, 2).await, [JobId(1), JobId(2)]);
+    // As if the server had undone a claim: nobody hears of it.
+    let undone =
+        "UPDATE lockkit_job SET state = 0, session_id = NULL, claimed_at = NULL WHERE id = 1";
+    scene.run(undone).await;
+    let mut other = scene.database.connect().await;
+    hold_up(&mut other).await;
+    let spec = ClaimSpec::new("q", 1).numbered(1).again();
+    let fails = scene.store.exchange(&one, None, Some(&spec));
+    let meanwhile = async {
+        super::replies::waiting(&scene, 1).await;
+        scene.run(CANCEL).await;
+    };
+    let (failed, ()) = tokio::join!(fails, meanwhile);
+    assert!(failed.is_err());
+    run(&mut other, GO).await;
+    // Mutant: C146
     assert_eq!(ids(&scene, &two, 1).await, [JobId(1)]);
 }
 

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockkit_db::queue::{
-    Ack, AckBatch, ClaimSpec, Completion, Exchange, Job, JobStore, PostgresOptions, PostgresStore,
-    Session, Settlement, Verdict, Worker,
+    Ack, AckBatch, ClaimSpec, Completion, Exchange, Job, JobStore, NewJob, PostgresOptions,
+    PostgresStore, Session, Settlement, Verdict, Worker,
 };
 use lockkit_db::sqlx;
+use lockkit_db::sqlx::postgres::PgListener;
 use lockkit_test::postgres::{Cut, Proxy};
 use tokio_util::sync::CancellationToken;
 
@@ -201,6 +202,54 @@ async fn what_else_loses_its_reply_happens_wholly_or_not_at_all() {
     assert_eq!(scene.store.stats().await.unwrap().ready, 4);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_have_come_with_a_lost_reply_is_claimed_at_once_and_others_are_told() {
+    let scene = Scene::new().await;
+    let proxy = Proxy::start(&scene.database);
+    // Of what it has not heard, it never hears.
+    let options = PostgresOptions::new(proxy.options()).rescan(Duration::from_hours(1));
+    let store = open(options).await;
+    let pool = scene.database.pool(1);
+    let mut listener = PgListener::connect_with(&pool).await.unwrap();
+    listener.listen("lockkit_queue").await.unwrap();
+    let mut told = async || listener.recv().await.unwrap().payload().to_owned();
+    let session = store.open_session(&spec("w")).await.unwrap();
+    let ended = store.open_session(&spec("w")).await.unwrap();
+    store.enqueue("q", &jobs(9)).await.unwrap();
+    assert!(told().await.ends_with(":q"));
+    let given_back = claim(&store, &ended, 1).await;
+    let released = claim(&store, &session, 1).await;
+    claim(&store, &session, 1).await;
+
+    proxy.cut_statement(0, Cut::After);
+    let urgent = [NewJob::new("k", vec![]).priority(-5)];
+    let lost = store.enqueue("q", &urgent).await;
+    assert!(lost.is_err_and(|error| error.is_unknown()));
+    // Mutant: C151
+    assert_eq!(claim(&store, &session, 1).await[0].priority, -5);
+    assert!(told().await.ends_with(":q"));
+
+    proxy.cut_statement(0, Cut::After);
+    let acks = vec![Ack::new(&released[0], Verdict::Release)];
+    let batch = AckBatch { seq: 1, acks };
+    let lost = store.exchange(&session, Some(&batch), None).await;
+    assert!(lost.is_err_and(|error| error.is_unknown()));
+    assert_eq!(claim(&store, &session, 1).await[0].id, released[0].id);
+    assert!(told().await.ends_with(':'));
+    // What it had given back is not known any more when it is sent again.
+    let other = ClaimSpec::new("none", 1).numbered(1).again();
+    let again = store.exchange(&session, Some(&batch), Some(&other)).await;
+    assert_eq!(again.unwrap().settled, [Settlement::Accepted]);
+    assert!(told().await.ends_with(':'));
+
+    claim(&store, &session, 1).await;
+    proxy.cut_next_commit(Cut::After);
+    let lost = store.close_session(&ended).await;
+    assert!(lost.is_err_and(|error| error.is_unknown()));
+    assert_eq!(claim(&store, &session, 1).await[0].id, given_back[0].id);
+    assert!(told().await.ends_with(':'));
+}
+
 #[tokio::test]
 async fn a_connection_that_ended_while_it_was_not_used_is_noticed_before_it_is_trusted() {
     let scene = Scene::new().await;
@@ -252,12 +301,15 @@ async fn workers_whose_sessions_with_the_server_are_ended_settle_each_job_once()
     let (a, b) = (worker("a").await, worker("b").await);
     let done = CancellationToken::new();
     let nemesis = async {
+        let mut pause = Duration::from_millis(10);
         while left(&scene).await > 0 {
             end_sessions(&scene, 1).await;
             if a.stats().store_errors + b.stats().store_errors > 0 {
                 felt.cancel();
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            // Ever longer, so that a worker gets somewhere in between however slow the machine is.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 11 / 10).min(Duration::from_secs(1));
         }
         done.cancel();
     };
@@ -295,13 +347,15 @@ async fn end_sessions(scene: &Scene, most: i64) -> usize {
     ended.into_iter().filter(|ended| *ended).count()
 }
 
-/// Waits until so many sessions wait for a lock.
+/// Waits until so many sessions wait for a lock of somebody's statement or transaction. For that of a page a session waits
+/// now and then, and not for long.
 pub(crate) async fn waiting(scene: &Scene, n: i64) {
     let mut connection = scene.database.connect().await;
     loop {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity
-             WHERE datname = current_database() AND wait_event_type = 'Lock'",
+             WHERE datname = current_database() AND wait_event_type = 'Lock'
+                 AND wait_event NOT IN ('extend', 'page')",
         )
         .fetch_one(&mut connection)
         .await

@@ -5,6 +5,7 @@
 //! commits and after, not in between. So the other half of what "the reply is lost" can mean needs somebody
 //! in between who passes the COMMIT on, and then keeps the reply.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -130,8 +131,8 @@ impl Proxy {
         self.state.lock().next_cuts.insert(0, cut);
     }
 
-    /// Cuts one of the next statements with parameters: lets so many pass first. Simple queries are not counted. The
-    /// server carries the statement out before the cut or never, and the commit that belongs to it, if
+    /// Cuts one of the next statements with parameters: lets so many pass first. Simple queries are not counted, nor are
+    /// notifications, which are sent by tasks of their own, at any time. The server carries the statement out before the cut or never, and the commit that belongs to it, if
     /// it is in no transaction.
     pub fn cut_statement(&self, after: u64, cut: Cut) {
         self.state.lock().cut_statement = Some((after, cut));
@@ -208,6 +209,7 @@ async fn pass(
     let mut from_server = Messages::new(server_in, 1);
     // What is sent before the answers to what was sent before it shares their round trip.
     let mut unanswered = 0_u64;
+    let mut notices = Notices::default();
     let number = {
         let mut state = state.lock();
         state.connections += 1;
@@ -228,7 +230,8 @@ async fn pass(
                     state.lock().trips += u64::from(unanswered == 0);
                     unanswered += 1;
                 }
-                match look(&message, state) {
+                notices.see(&message);
+                match look(&message, state, notices.is_one) {
                     None => to_server.write_all(&message).await?,
                     Some(Cut::Before) => return Ok(()),
                     Some(Cut::After) => {
@@ -268,7 +271,7 @@ fn awaits_ready(message: &[u8]) -> bool {
 }
 
 /// Takes note of a client's message, and says whether to cut here.
-fn look(message: &[u8], state: &Mutex<State>) -> Option<Cut> {
+fn look(message: &[u8], state: &Mutex<State>, notifies: bool) -> Option<Cut> {
     if message.first() == Some(&b'S') {
         let mut state = state.lock();
         let cuts = state
@@ -280,6 +283,9 @@ fn look(message: &[u8], state: &Mutex<State>) -> Option<Cut> {
         return cut;
     }
     if message.first() == Some(&EXECUTE) {
+        if notifies {
+            return None;
+        }
         let mut state = state.lock();
         let (after, cut) = state.cut_statement.take()?;
         if after > 0 {
@@ -332,6 +338,35 @@ impl Random {
             .wrapping_add(1_442_695_040_888_963_407);
         // The high bits are the good ones.
         (self.seed >> 33) % limit
+    }
+}
+
+/// Which of the statements that a connection has prepared are notifications.
+#[derive(Default)]
+struct Notices {
+    names: HashSet<Vec<u8>>,
+    /// Whether what was bound last is one.
+    is_one: bool,
+}
+
+impl Notices {
+    fn see(&mut self, message: &[u8]) {
+        let body = message.get(5..).unwrap_or_default();
+        let mut parts = body.splitn(3, |byte| *byte == 0);
+        let (first, second) = (parts.next(), parts.next().unwrap_or_default());
+        match (message.first(), first) {
+            // A statement's name, and its text.
+            (Some(b'P'), Some(name)) => {
+                if second.windows(9).any(|word| word == b"pg_notify") {
+                    self.names.insert(name.to_vec());
+                } else {
+                    self.names.remove(name);
+                }
+            }
+            // A portal's name, and a statement's.
+            (Some(b'B'), Some(_)) => self.is_one = self.names.contains(second),
+            _ => {}
+        }
     }
 }
 

@@ -11,6 +11,10 @@
 //! that the server undid, a process that died) is overlooked until somebody looks from the start, which is done once in
 //! a while ([`PostgresOptions::rescan`](super::PostgresOptions::rescan)), whatever is known.
 //!
+//! Such a look may take longer than that while, where there is much to walk over. So there is one at a time in each
+//! queue, and the while begins at its end, and is no shorter than it was: the others go on from the mark, and most walks do.
+//! Of a job that comes unheard, the look under way may not know; the next one does.
+//!
 //! What is found out by a walk, which is a claim or a look, holds for the time when it began. So a walk moves the mark no
 //! further than the first place of which the process has heard since.
 
@@ -39,7 +43,14 @@ const LATE: i64 = 20;
 /// | a mark is | which means | who moves it |
 /// |---|---|---|
 /// | at the start | nothing is known | a walk that has found something, on |
-/// | at a place | what is ready before it, is not known of | a walk that began there, on, over what it has got or found gone; back: who says that jobs have come before it, a claim that failed, a walk from the start that did not see all |
+/// | at a place | what is ready before it, is not known of | a walk that began there, on, over what it has got or found gone; back: who says that jobs have come before it, a claim that failed, to where the mark was when that began (one that is asked for again, to the start), a walk from the start that did not see all |
+///
+/// | a look from the start is | which means | who ends that |
+/// |---|---|---|
+/// | due | the next walk begins at the start | that walk, by its beginning |
+/// | under way | no other walk does, unless the mark is there | its end, or failure |
+/// | done | all that was ready when it began and is before the mark was heard of, or got | time: [`Cursor::rescan`], or as long as it took, if that is longer |
+/// | failed | nothing new | time: as long as it took |
 pub(super) struct Cursor {
     rescan: Duration,
     marks: HashMap<String, Mark>,
@@ -49,8 +60,10 @@ pub(super) struct Cursor {
 
 struct Mark {
     place: Place,
-    /// When the last walk from the start began, of those that came to an end.
-    looked: Option<Instant>,
+    /// When somebody is to look from the start; at once, if there is no time.
+    due: Option<Instant>,
+    /// The number of the walk that does.
+    looking: Option<u64>,
     heard: Heard,
     /// Those under way: their numbers, and the first place of which was heard since they began.
     walks: Vec<(u64, Place)>,
@@ -71,6 +84,8 @@ pub(super) enum Heard {
 pub(super) enum Aim {
     /// It takes what it finds.
     Claim,
+    /// The same, by one that was sent before, and may have had something locked since. It begins at the start.
+    ClaimAgain,
     /// It says what is first.
     Look,
 }
@@ -92,8 +107,9 @@ pub(super) enum Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Begun {
     number: u64,
-    aim: Aim,
     after: Place,
+    /// If it fails, others may have passed by what is after this place.
+    back: Option<Place>,
     at: Instant,
 }
 
@@ -125,28 +141,42 @@ impl Cursor {
 
     fn begin(&mut self, queue: &str, aim: Aim, now: Instant) -> Begun {
         self.walks += 1;
-        let (number, rescan) = (self.walks, self.rescan);
+        let (number, always) = (self.walks, self.rescan.is_zero());
         let mark = self.mark(queue);
         mark.walks.push((number, END));
-        if aim == Aim::Claim {
+        if aim != Aim::Look {
             mark.heard = Heard::Nothing;
         }
-        let looked = mark.looked.map(|looked| now.duration_since(looked));
-        let rests = looked.is_some_and(|age| age < rescan);
+        // What comes of one that is sent again is not known, so it is no look.
+        let rests = mark.looking.is_some() || mark.due.is_some_and(|due| now < due);
+        let looks = !rests && aim != Aim::ClaimAgain;
+        if looks {
+            mark.looking = Some(number);
+        }
         Begun {
             number,
-            aim,
-            after: if rests { mark.place } else { START },
+            after: if looks || always || aim == Aim::ClaimAgain {
+                START
+            } else {
+                mark.place
+            },
+            back: match aim {
+                Aim::Claim => Some(mark.place),
+                Aim::ClaimAgain => Some(START),
+                Aim::Look => None,
+            },
             at: now,
         }
     }
 
-    fn end(&mut self, queue: &str, begun: Begun, found: Found) {
+    fn end(&mut self, queue: &str, begun: Begun, found: Found, now: Instant) {
+        let rescan = self.rescan;
         let mark = self.mark(queue);
-        let first = mark.forget(begun);
+        let first = mark.forget(begun, now);
         let from_the_start = begun.after == START;
         if from_the_start && found != Found::Unknown {
-            mark.looked = mark.looked.max(Some(begun.at));
+            let took = now.duration_since(begun.at);
+            mark.due = mark.due.max(Some(now + took.max(rescan)));
         }
         let upto = match found {
             Found::Unknown | Found::None => return,
@@ -161,11 +191,11 @@ impl Cursor {
     }
 
     /// A walk will not end. What it has claimed is given back, or will be asked for; others may have passed it by.
-    fn fail(&mut self, queue: &str, begun: Begun) {
+    fn fail(&mut self, queue: &str, begun: Begun, now: Instant) {
         let mark = self.mark(queue);
-        mark.forget(begun);
-        if begun.aim == Aim::Claim {
-            mark.back(begun.after);
+        let first = mark.forget(begun, now);
+        if let Some(back) = begun.back {
+            mark.back(back.min(first));
         }
     }
 
@@ -193,7 +223,8 @@ impl Mark {
     fn new() -> Self {
         Self {
             place: START,
-            looked: None,
+            due: None,
+            looking: None,
             heard: Heard::Somewhere,
             walks: Vec::new(),
         }
@@ -207,7 +238,12 @@ impl Mark {
     }
 
     /// Takes a walk off the list; the first place of which was heard since it began.
-    fn forget(&mut self, begun: Begun) -> Place {
+    fn forget(&mut self, begun: Begun, now: Instant) -> Place {
+        if self.looking == Some(begun.number) {
+            self.looking = None;
+            // If that is all, it has found out nothing. Where one fails for being long, the next one would, too.
+            self.due = self.due.max(Some(now + now.duration_since(begun.at)));
+        }
         let at = self.walks.iter().position(|(n, _)| *n == begun.number);
         at.map_or(START, |at| self.walks.swap_remove(at).1)
     }
@@ -226,7 +262,8 @@ impl<'a> Walk<'a> {
 
     pub(super) fn end(mut self, found: Found) {
         if let Some(begun) = self.begun.take() {
-            self.cursor.lock().end(self.queue, begun, found);
+            let mut cursor = self.cursor.lock();
+            cursor.end(self.queue, begun, found, Instant::now());
         }
     }
 }
@@ -234,7 +271,8 @@ impl<'a> Walk<'a> {
 impl Drop for Walk<'_> {
     fn drop(&mut self) {
         if let Some(begun) = self.begun {
-            self.cursor.lock().fail(self.queue, begun);
+            let mut cursor = self.cursor.lock();
+            cursor.fail(self.queue, begun, Instant::now());
         }
     }
 }
@@ -264,14 +302,14 @@ mod tests {
     /// A claim from beginning to end; after which place it began.
     fn walk(cursor: &mut Cursor, now: Instant, found: Found) -> Place {
         let begun = cursor.begin("q", Aim::Claim, now);
-        cursor.end("q", begun, found);
+        cursor.end("q", begun, found, now);
         begun.after
     }
 
     /// Where the next walk begins.
     fn next(cursor: &mut Cursor, now: Instant) -> Place {
         let begun = cursor.begin("q", Aim::Look, now);
-        cursor.end("q", begun, Found::Unknown);
+        cursor.end("q", begun, Found::Unknown, now);
         begun.after
     }
 
@@ -317,21 +355,73 @@ mod tests {
         // One who was refused, or failed, has not looked.
         walk(&mut cursor, now + RESCAN, Found::Unknown);
         let begun = cursor.begin("q", Aim::Look, now + RESCAN);
-        cursor.fail("q", begun);
+        cursor.fail("q", begun, now + RESCAN);
         assert_eq!(next(&mut cursor, now + RESCAN), START);
         let begun = cursor.begin("q", Aim::Look, now + RESCAN);
-        cursor.end("q", begun, Found::None);
+        cursor.end("q", begun, Found::None, now + RESCAN);
         assert_eq!(next(&mut cursor, now + RESCAN), place(11));
-        // It counts from its beginning, and one that began before it does not shorten that.
-        let late = now + RESCAN * 3;
-        let (one, two) = (
-            cursor.begin("q", Aim::Look, now + RESCAN * 2),
-            cursor.begin("q", Aim::Look, late),
-        );
-        cursor.end("q", two, Found::None);
-        cursor.end("q", one, Found::None);
-        assert_eq!(next(&mut cursor, late + RESCAN / 2), place(11));
-        assert_eq!(next(&mut cursor, late + RESCAN), START);
+    }
+
+    #[test]
+    fn one_at_a_time_looks_from_the_start_and_none_for_as_long_as_that_took() {
+        let now = Instant::now();
+        for (took, rests) in [(RESCAN / 2, RESCAN), (RESCAN * 5, RESCAN * 5)] {
+            let mut cursor = claimed(7, now);
+            let due = now + RESCAN;
+            let looks = cursor.begin("q", Aim::Look, due);
+            assert_eq!(looks.after, START);
+            // Mutant: C148
+            assert_eq!(walk(&mut cursor, due, Found::UpTo(place(8))), place(7));
+            let end = due + took;
+            assert_eq!(next(&mut cursor, end), place(8));
+            assert_eq!(cursor.begin("other", Aim::Look, end).after, START);
+            cursor.end("q", looks, Found::None, end);
+            // Mutant: C149
+            let just_before = end + rests - Duration::from_nanos(1);
+            assert_eq!(next(&mut cursor, just_before), place(8));
+            assert_eq!(next(&mut cursor, end + rests), START);
+        }
+    }
+
+    #[test]
+    fn a_look_from_the_start_that_took_too_long_leaves_the_mark_and_is_made_again_after_as_long() {
+        let now = Instant::now();
+        let mut cursor = claimed(7, now);
+        let (due, end) = (now + RESCAN, now + RESCAN * 11);
+        let fails = cursor.begin("q", Aim::Claim, due);
+        assert_eq!(fails.after, START);
+        assert_eq!(walk(&mut cursor, due, Found::UpTo(place(9))), place(7));
+        cursor.fail("q", fails, end);
+        // From there on, others may have passed by what it had locked. Mutant: C147
+        assert_eq!(next(&mut cursor, end), place(7));
+        assert_eq!(next(&mut cursor, end + RESCAN * 9), place(7));
+        assert_eq!(next(&mut cursor, end + RESCAN * 10), START);
+        // And what has come since it began.
+        let fails = cursor.begin("q", Aim::Claim, end + RESCAN * 10);
+        cursor.came("q", place(3));
+        let later = end + RESCAN * 10;
+        assert_eq!(walk(&mut cursor, later, Found::UpTo(place(9))), place(3));
+        cursor.fail("q", fails, later + RESCAN);
+        assert_eq!(next(&mut cursor, later + RESCAN), place(3));
+    }
+
+    #[test]
+    fn a_claim_that_is_sent_again_begins_at_the_start_and_if_it_fails_so_does_the_next_one() {
+        let now = Instant::now();
+        let mut cursor = claimed(7, now);
+        let again = cursor.begin("q", Aim::ClaimAgain, now);
+        assert_eq!(again.after, START);
+        cursor.end("q", again, Found::Unknown, now);
+        assert_eq!(next(&mut cursor, now), place(7));
+        let again = cursor.begin("q", Aim::ClaimAgain, now);
+        cursor.fail("q", again, now);
+        assert_eq!(next(&mut cursor, now), START);
+        // It is no look from the start, and keeps none from being made.
+        let mut cursor = claimed(7, now);
+        let again = cursor.begin("q", Aim::ClaimAgain, now + RESCAN);
+        assert_eq!(next(&mut cursor, now + RESCAN), START);
+        cursor.end("q", again, Found::Unknown, now + RESCAN);
+        assert_eq!(next(&mut cursor, now + RESCAN), START);
     }
 
     #[test]
@@ -353,7 +443,7 @@ mod tests {
         let mut cursor = claimed(7, now);
         let on_the_way = cursor.begin("q", Aim::Claim, now);
         walk(&mut cursor, due, Found::UpTo(place(3)));
-        cursor.end("q", on_the_way, Found::UpTo(place(9)));
+        cursor.end("q", on_the_way, Found::UpTo(place(9)), now);
         assert_eq!(next(&mut cursor, due), place(3));
     }
 
@@ -396,7 +486,7 @@ mod tests {
                 cursor.came("q", came);
                 cursor.came("q", place(30));
                 // Mutant: C21
-                cursor.end("q", begun, found);
+                cursor.end("q", begun, found, now);
                 assert!(next(&mut cursor, now) <= most, "{found:?} {came:?}");
             }
         }
@@ -404,7 +494,7 @@ mod tests {
         let mut cursor = Cursor::new(RESCAN);
         let begun = cursor.begin("q", Aim::Claim, now);
         cursor.came("q", (-1, 5000, 1));
-        cursor.end("q", begun, Found::UpTo(place(7)));
+        cursor.end("q", begun, Found::UpTo(place(7)), now);
         assert_eq!(next(&mut cursor, now), (-1, 5000, 1));
     }
 
@@ -414,8 +504,8 @@ mod tests {
         let mut cursor = claimed(7, now);
         let one = cursor.begin("q", Aim::Claim, now);
         let two = cursor.begin("q", Aim::Claim, now);
-        cursor.end("q", two, Found::UpTo(place(12)));
-        cursor.end("q", one, Found::UpTo(place(9)));
+        cursor.end("q", two, Found::UpTo(place(12)), now);
+        cursor.end("q", one, Found::UpTo(place(9)), now);
         assert_eq!(next(&mut cursor, now), place(12));
     }
 
@@ -425,17 +515,17 @@ mod tests {
         let mut cursor = claimed(7, now);
         let fails = cursor.begin("q", Aim::Claim, now);
         let goes_on = cursor.begin("q", Aim::Claim, now);
-        cursor.end("q", goes_on, Found::UpTo(place(12)));
+        cursor.end("q", goes_on, Found::UpTo(place(12)), now);
         let goes_on = cursor.begin("q", Aim::Claim, now);
         // Mutant: C118
-        cursor.fail("q", fails);
+        cursor.fail("q", fails, now);
         assert_eq!(next(&mut cursor, now), place(7));
-        cursor.end("q", goes_on, Found::UpTo(place(15)));
+        cursor.end("q", goes_on, Found::UpTo(place(15)), now);
         assert_eq!(next(&mut cursor, now), place(7));
         // A look has taken nothing.
         let looks = cursor.begin("q", Aim::Look, now);
         walk(&mut cursor, now, Found::UpTo(place(12)));
-        cursor.fail("q", looks);
+        cursor.fail("q", looks, now);
         assert_eq!(next(&mut cursor, now), place(12));
         assert!(cursor.mark("q").walks.is_empty());
     }
@@ -452,7 +542,7 @@ mod tests {
         // Mutant: C140
         cursor.came("q", place(1));
         cursor.came("", START);
-        cursor.end("q", begun, Found::Last(place(1)));
+        cursor.end("q", begun, Found::Last(place(1)), now);
         assert_eq!(cursor.heard("q"), Heard::Here);
         assert_eq!(cursor.heard("q"), Heard::Nothing);
         cursor.came("q", place(1));

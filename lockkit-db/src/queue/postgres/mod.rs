@@ -7,6 +7,7 @@ mod plan;
 mod statements;
 mod wake;
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,11 @@ use lockkit_core::Fence;
 use lockkit_core::sync::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{PgConnection, Postgres, Row as _};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use self::cursor::{Aim, Cursor, Found, Heard, Place, Walk};
+use self::cursor::{Aim, Cursor, Found, Heard, Place, START, Walk};
 use self::doctor::Doctor;
 use self::entry::Entry;
 use self::statements::{Batch, Claims, sql};
@@ -107,9 +110,15 @@ impl PostgresOptions {
     ///
     /// Of what it has put in, given back or been notified of, a process has heard. It has not where a notification was
     /// lost, or none was sent: jobs that came in with a transaction that was [joined](crate::transaction::Tx::join),
-    /// or by hand, or that are free again as the server undid a claim. These wait for this long at most,
-    /// and for the end of the claim that is under way. (A worker that finds no work looks for some, too: ever more
-    /// seldom, and once a second in the end.)
+    /// or by hand, or that are free again as the server undid a claim or an enqueue. These are found by the first claim
+    /// from the start that begins after they have come.
+    ///
+    /// There is one such claim at a time in a queue, and the next one begins this long after its end, or after as long
+    /// as it took, if that is longer. So a job waits until the one that is under way has ended, for this long,
+    /// and for the next one; where much lies before the first job, as behind an old snapshot, that may be seconds each, in
+    /// which the other claims go on. One that fails, as it would take longer than the patience, is made again after as
+    /// long, and until one succeeds the job waits. (A worker that finds no work looks for some, too, from the start when
+    /// that is due: ever more seldom, and once a second in the end.)
     ///
     /// With zero each claim looks from the start, and the order is strict, at the price that what others have
     /// claimed long ago slows a claim down until it is vacuumed, and for as long as some transaction may still be
@@ -180,6 +189,16 @@ struct Hints {
     reader: Connections,
     cursor: Mutex<Cursor>,
     wake: Wake,
+}
+
+/// Tells, when it is dropped, that in a queue there may be jobs after a place; in any queue, if it has no name.
+struct AtTheEnd {
+    /// Nobody, if there is nothing to tell.
+    hints: Option<Arc<Hints>>,
+    queue: String,
+    after: Place,
+    /// Nobody outside of this process is told.
+    quiet: bool,
 }
 
 /// What has become of jobs that were put in, and a place before the first of them.
@@ -276,20 +295,23 @@ impl PostgresStore {
         batch: Option<&Batch<'_>>,
         spec: &ClaimSpec,
     ) -> Result<Exchange, Error> {
-        // If it fails, others may have passed by what it had locked.
-        let walk = Walk::begin(&self.hints.cursor, &spec.queue, Aim::Claim);
+        // If it fails, others may have passed by what it had locked, or the one that was sent before.
+        let walk = Walk::begin(&self.hints.cursor, &spec.queue, Aim::ClaimAgain);
         let mut transaction = self.lanes.begin().await?;
         let lock = sqlx::query(sql!("session_lock"))
             .bind(session.id)
             .bind(spec.seq as i64);
         transaction.rows(lock).await?;
-        let settled = match batch {
-            Some(batch) => {
-                let rows = transaction.rows(batch.settle(session)).await?;
-                batch.settled(&rows)?
+        let (mut settled, mut ready) = (Vec::new(), HashMap::new());
+        if let Some(batch) = batch {
+            let rows = transaction.rows(batch.settle(session)).await?;
+            settled = batch.settled(&rows)?;
+            ready = statements::made_ready(&rows);
+            if batch.gives_back() && ready.is_empty() {
+                // It may have done so when it was sent before, and what that was is not known any more.
+                ready.insert(String::new(), START);
             }
-            None => Vec::new(),
-        };
+        }
         let held = sqlx::query(sql!("claim_again"))
             .bind(session.id)
             .bind(spec.seq as i64);
@@ -299,20 +321,40 @@ impl PostgresStore {
         }
         transaction.commit().await?;
         walk.end(Found::Unknown);
+        self.hints.tell_soon(&ready);
         let claimed = statements::claimed(&rows)?;
         Ok(Exchange { settled, claimed })
     }
 
-    /// Tells of jobs that may be claimed anew. Where they are is not known.
-    fn given_back(&self, batch: Option<&Batch<'_>>) {
-        if batch.is_some_and(Batch::gives_back) {
-            Hints::tell_soon(&self.hints, News::of(""));
+    /// What to tell if the answer to a batch is lost.
+    fn gives_back(&self, batch: Option<&Batch<'_>>) -> AtTheEnd {
+        let mut lost = AtTheEnd::new(&self.hints, "", START);
+        if !batch.is_some_and(Batch::gives_back) {
+            lost.hints = None;
         }
+        lost
     }
 
-    /// Ends the sessions whose lease is over, and one more if it is named, and gives back what they hold: how
-    /// many jobs that is, how many more are dead of it, and how many are gone as nobody wanted them.
+    /// Settles a batch of any kind, and tells of the jobs that may be claimed anew.
+    async fn settle(&self, session: &Session, batch: &Batch<'_>) -> Result<Vec<PgRow>, Error> {
+        let lost = self.gives_back(Some(batch));
+        let rows = self.lanes.write(batch.settle(session)).await;
+        let rows = lost.unless_known(rows)?;
+        self.hints.tell_soon(&statements::made_ready(&rows));
+        Ok(rows)
+    }
+
+    /// Ends the sessions whose lease is over, and one more if it is named, gives back what they hold, and tells of
+    /// it: how many jobs that is, how many more are dead of it, and how many are gone as nobody wanted them.
     async fn reap(&self, also: Option<&Session>) -> Result<(u64, u64, u64), Error> {
+        let lost = AtTheEnd::new(&self.hints, "", START);
+        let reaped = lost.unless_known(self.reap_all(also).await)?;
+        self.hints.tell(&statements::made_ready(&reaped)).await;
+        let [requeued, buried, cancelled] = [0, 1, 2].map(|at| count(&reaped[0], at));
+        Ok((requeued, buried, cancelled))
+    }
+
+    async fn reap_all(&self, also: Option<&Session>) -> Result<Vec<PgRow>, Error> {
         let mut transaction = self.lanes.begin().await?;
         if let Some(session) = also {
             let end = sqlx::query(sql!("session_end")).bind(session.id);
@@ -325,8 +367,7 @@ impl PostgresStore {
             .rows(sqlx::query(sql!("reap")).bind(locked))
             .await?;
         transaction.commit().await?;
-        let [requeued, buried, cancelled] = [0, 1, 2].map(|at| count(&reaped[0], at));
-        Ok((requeued, buried, cancelled))
+        Ok(reaped)
     }
 
     async fn list<T>(
@@ -349,10 +390,9 @@ impl PostgresStore {
     }
 
     async fn put_back(&self, redrive: Statement<'_>) -> Result<Vec<JobId>, Error> {
-        let back = self.lanes.write(redrive).await?;
-        if !back.is_empty() {
-            self.hints.tell(News::of("")).await;
-        }
+        let lost = AtTheEnd::new(&self.hints, "", START);
+        let back = lost.unless_known(self.lanes.write(redrive).await)?;
+        self.hints.tell(&statements::made_ready(&back)).await;
         Ok(statements::ids(&back))
     }
 
@@ -377,8 +417,9 @@ impl PostgresStore {
 impl JobStore for PostgresStore {
     async fn put(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
-        let put = self.insert(queue, jobs).await?;
-        self.hints.tell(News::after(queue, put.first)).await;
+        let lost = AtTheEnd::new(&self.hints, queue, START);
+        let put = lost.unless_known(self.insert(queue, jobs).await)?;
+        self.hints.tell([(queue, put.first)]).await;
         Ok(put.enqueued)
     }
 
@@ -418,8 +459,9 @@ impl JobStore for PostgresStore {
         let claim = match (&batch, claim) {
             (None, None) => None,
             (batch, Some(spec)) if spec.again => {
-                exchange = self.exchange_again(session, batch.as_ref(), spec).await?;
-                self.given_back(batch.as_ref());
+                let lost = self.gives_back(batch.as_ref());
+                let again = self.exchange_again(session, batch.as_ref(), spec).await;
+                exchange = lost.unless_known(again)?;
                 None
             }
             (Some(batch), spec) if batch.is_plain() => {
@@ -441,8 +483,7 @@ impl JobStore for PostgresStore {
                 None
             }
             (Some(batch), spec) => {
-                let rows = self.lanes.write(batch.settle(session)).await?;
-                self.given_back(Some(batch));
+                let rows = self.settle(session, batch).await?;
                 exchange.settled = batch.settled(&rows)?;
                 spec
             }
@@ -467,7 +508,6 @@ impl JobStore for PostgresStore {
 
     async fn close_session(&self, session: &Session) -> Result<(), Error> {
         self.reap(Some(session)).await?;
-        self.hints.tell(News::of("")).await;
         self.hints.wake.listening.close();
         Ok(())
     }
@@ -487,17 +527,13 @@ impl JobStore for PostgresStore {
         };
         if over {
             (upkeep.requeued, upkeep.buried, upkeep.cancelled) = self.reap(None).await?;
-            if upkeep.requeued > 0 {
-                self.hints.tell(News::of("")).await;
-            }
         }
         if due {
             let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
-            let promoted = self.lanes.write(promote).await?;
+            let lost = AtTheEnd::new(&self.hints, "", START);
+            let promoted = lost.unless_known(self.lanes.write(promote).await)?;
             upkeep.promoted = promoted.len() as u64;
-            for (queue, first) in statements::promoted(&promoted) {
-                self.hints.tell(News::after(&queue, first)).await;
-            }
+            self.hints.tell(&statements::made_ready(&promoted)).await;
         }
         Ok(upkeep)
     }
@@ -507,8 +543,9 @@ impl JobStore for PostgresStore {
     }
 
     async fn resume(&self, queue: &str) -> Result<(), Error> {
-        self.set_paused(queue, false).await?;
-        self.hints.tell(News::of(queue)).await;
+        let lost = AtTheEnd::new(&self.hints, queue, START);
+        lost.unless_known(self.set_paused(queue, false).await)?;
+        self.hints.tell([(queue, START)]).await;
         Ok(())
     }
 
@@ -670,8 +707,12 @@ impl TransactionalStore for PostgresStore {
         check_enqueue(queue, jobs)?;
         let put = Entry::Theirs(tx).put(queue, jobs).await?;
         if !tx.is_joined() {
-            let (hints, queue, first) = (Arc::clone(&self.hints), queue.to_owned(), put.first);
-            tx.on_commit(move || Hints::tell_soon(&hints, News::after(&queue, first)))?;
+            // Without a commit this is dropped: the outcome may be unknown. And if it is a rollback, that lets go of the
+            // jobs that were looked at for their keys, which others have passed by.
+            let mut end = AtTheEnd::new(&self.hints, queue, put.first);
+            let is_new = |put: &Enqueued| matches!(put, Enqueued::New(_));
+            end.quiet = put.enqueued.iter().all(is_new);
+            tx.on_commit(move || end.tell())?;
         }
         Ok(put.enqueued)
     }
@@ -711,56 +752,99 @@ impl Hints {
         self.wake.listening.catch_up(|told| self.hear(told));
     }
 
-    /// Tells the workers of all processes, after the commit that this is about; those of others a moment later, if they
-    /// have just been told something else. What comes of it does not matter.
-    async fn tell(self: &Arc<Self>, news: News<'_>) {
-        self.ring(news);
-        match self.wake.when(news) {
-            When::Now(text) => self.notify(text).await,
-            when => self.tell_at(when, news.queue),
+    /// Tells the workers of all processes of jobs in these queues after these places, after the commit that this is about;
+    /// those of others a moment later, if they have just been told something else. What comes of it does not matter.
+    async fn tell<Q: AsRef<str>>(
+        self: &Arc<Self>,
+        ready: impl IntoIterator<Item = (Q, impl Borrow<Place>)>,
+    ) {
+        if let Some(notify) = self.say(ready) {
+            let _ = timeout(TELL, notify).await;
         }
     }
 
     /// The same from where nothing can be waited for.
-    fn tell_soon(this: &Arc<Self>, news: News<'_>) {
-        this.ring(news);
-        let when = this.wake.when(news);
-        this.tell_at(when, news.queue);
+    fn tell_soon<Q: AsRef<str>>(
+        self: &Arc<Self>,
+        ready: impl IntoIterator<Item = (Q, impl Borrow<Place>)>,
+    ) {
+        drop(self.say(ready));
     }
 
-    fn tell_at(self: &Arc<Self>, when: When, queue: &str) {
-        // Where there is no runtime, it is told together with the next news.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        match when {
-            When::Now(text) => {
-                let this = Arc::clone(self);
-                runtime.spawn(async move { this.notify(text).await });
+    /// Tells this process, and others by a task: of what is to be told now, at once, and all together.
+    fn say<Q: AsRef<str>>(
+        self: &Arc<Self>,
+        ready: impl IntoIterator<Item = (Q, impl Borrow<Place>)>,
+    ) -> Option<JoinHandle<()>> {
+        let runtime = Handle::try_current();
+        let mut texts = Vec::new();
+        for (queue, after) in ready {
+            let news = News::after(queue.as_ref(), *after.borrow());
+            self.ring(news);
+            let Ok(runtime) = &runtime else {
+                self.wake.keep(news);
+                continue;
+            };
+            match self.wake.when(news) {
+                When::Now(text) => texts.push(text),
+                When::At(due) => {
+                    let (this, queue) = (Arc::downgrade(self), news.queue.to_owned());
+                    runtime.spawn(async move {
+                        sleep_until(due).await;
+                        if let Some(this) = this.upgrade()
+                            && let Some(text) = this.wake.kept(&queue)
+                        {
+                            this.notify(vec![text]).await;
+                        }
+                    });
+                }
+                When::WithOthers => {}
             }
-            When::At(due) => {
-                let (this, queue) = (Arc::downgrade(self), queue.to_owned());
-                runtime.spawn(async move {
-                    sleep_until(due).await;
-                    if let Some(this) = this.upgrade()
-                        && let Some(text) = this.wake.kept(&queue)
-                    {
-                        this.notify(text).await;
-                    }
-                });
-            }
-            When::WithOthers => {}
+        }
+        if texts.is_empty() {
+            return None;
+        }
+        let this = Arc::clone(self);
+        Some(runtime.ok()?.spawn(async move { this.notify(texts).await }))
+    }
+
+    async fn notify(&self, texts: Vec<String>) {
+        let notify = self.reader.write(sqlx::query(sql!("notify")).bind(texts));
+        let _ = timeout(TELLING, notify).await;
+    }
+}
+
+impl AtTheEnd {
+    fn new(hints: &Arc<Hints>, queue: &str, after: Place) -> Self {
+        Self {
+            hints: Some(Arc::clone(hints)),
+            queue: queue.to_owned(),
+            after,
+            quiet: false,
         }
     }
 
-    /// Goes on when its caller does not wait any longer, or is dropped.
-    async fn notify(self: &Arc<Self>, text: String) {
-        let this = Arc::clone(self);
-        let notify = tokio::spawn(async move {
-            let notify = this.reader.write(sqlx::query(sql!("notify")).bind(text));
-            let _ = timeout(TELLING, notify).await;
-        });
-        let _ = timeout(TELL, notify).await;
+    fn tell(mut self) {
+        self.quiet = false;
+    }
+
+    /// Tells if it will not be known whether what had this result has made jobs ready: the answer is lost. If nobody
+    /// waits for the result any more, this is dropped instead.
+    fn unless_known<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if !result.as_ref().is_err_and(Error::is_unknown) {
+            self.hints = None;
+        }
+        result
+    }
+}
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        match self.hints.take() {
+            Some(hints) if self.quiet => hints.ring(News::after(&self.queue, self.after)),
+            Some(hints) => hints.tell_soon([(&self.queue, self.after)]),
+            None => {}
+        }
     }
 }
 

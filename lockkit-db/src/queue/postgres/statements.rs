@@ -62,10 +62,14 @@ pub(super) fn earliest(rows: &[PgRow]) -> Place {
 }
 
 /// Of each queue of which jobs were made ready, a place before the first of them.
-pub(super) fn promoted(rows: &[PgRow]) -> HashMap<String, Place> {
+pub(super) fn made_ready(rows: &[PgRow]) -> HashMap<String, Place> {
     let mut queues = HashMap::new();
     for row in rows {
-        let first = queues.entry(row.get("queue")).or_insert(END);
+        // Not each row of an answer is about such jobs.
+        let Some(queue) = row.get::<Option<String>, _>("queue") else {
+            continue;
+        };
+        let first = queues.entry(queue).or_insert(END);
         *first = earliest(std::slice::from_ref(row)).min(*first);
     }
     queues

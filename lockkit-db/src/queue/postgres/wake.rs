@@ -53,11 +53,14 @@ pub(super) enum When {
 #[derive(Default)]
 struct Told(HashMap<String, Line>);
 
+#[derive(Default)]
 struct Line {
     /// When the last notification was sent.
-    last: Instant,
+    last: Option<Instant>,
     /// The first place of which nothing was told since.
     kept: Option<Place>,
+    /// Whether somebody waits until it may be told.
+    waits: bool,
 }
 
 // === impl Wake ===
@@ -88,6 +91,11 @@ impl Wake {
             Err(Some(due)) => When::At(due),
             Err(None) => When::WithOthers,
         }
+    }
+
+    /// Keeps this for whoever tells something next.
+    pub(super) fn keep(&self, news: News<'_>) {
+        self.told.lock().line(news.queue).keep(news.after);
     }
 
     /// What is to be told now of what was kept, if that has not been done.
@@ -131,34 +139,51 @@ impl<'a> News<'a> {
 impl Told {
     /// What is to be told now; or else, when, if nobody waits for that yet.
     fn when(&mut self, news: News<'_>, now: Instant) -> Result<Place, Option<Instant>> {
-        let Some(line) = self.0.get_mut(news.queue) else {
-            let (last, kept) = (now, None);
-            self.0.insert(news.queue.to_owned(), Line { last, kept });
-            return Ok(news.after);
-        };
-        let waits = line.kept.is_some();
-        let after = line.kept.map_or(news.after, |kept| kept.min(news.after));
-        if now.duration_since(line.last) < APART {
-            line.kept = Some(after);
-            return Err((!waits).then_some(line.last + APART));
+        let line = self.line(news.queue);
+        let after = line.keep(news.after);
+        if let Some(due) = line.rests(now) {
+            let waits = std::mem::replace(&mut line.waits, true);
+            return Err((!waits).then_some(due));
         }
-        *line = Line {
-            last: now,
-            kept: None,
-        };
+        *line = Line::told(now);
         Ok(after)
     }
 
     fn kept(&mut self, queue: &str, now: Instant) -> Option<Place> {
         let line = self.0.get_mut(queue)?;
-        let kept = line
-            .kept
-            .filter(|_| now.duration_since(line.last) >= APART)?;
-        *line = Line {
-            last: now,
-            kept: None,
-        };
+        let kept = line.kept.filter(|_| line.rests(now).is_none())?;
+        *line = Line::told(now);
         Some(kept)
+    }
+
+    fn line(&mut self, queue: &str) -> &mut Line {
+        if !self.0.contains_key(queue) {
+            self.0.insert(queue.to_owned(), Line::default());
+        }
+        self.0.get_mut(queue).expect("it was just put there")
+    }
+}
+
+impl Line {
+    /// Of which all is told.
+    fn told(now: Instant) -> Self {
+        Self {
+            last: Some(now),
+            ..Self::default()
+        }
+    }
+
+    /// Until when nothing is to be told.
+    fn rests(&self, now: Instant) -> Option<Instant> {
+        let due = self.last? + APART;
+        (now < due).then_some(due)
+    }
+
+    /// The first place of what is kept now.
+    fn keep(&mut self, after: Place) -> Place {
+        let first = self.kept.map_or(after, |kept| kept.min(after));
+        self.kept = Some(first);
+        first
     }
 }
 
@@ -194,6 +219,20 @@ mod tests {
         // Who was to come then comes late.
         assert_eq!(told.kept("q", ms(42)), None);
         assert_eq!(told.kept("q", ms(60)), Some(place(3)));
+    }
+
+    #[test]
+    fn what_nobody_could_wait_for_is_told_with_the_next_news_and_not_left_to_nobody() {
+        let now = Instant::now();
+        let ms = |ms| now + Duration::from_millis(ms);
+        let mut told = Told::default();
+        told.line("q").keep(place(5));
+        assert_eq!(told.when(News::after("q", place(6)), now), Ok(place(5)));
+        told.line("q").keep(place(3));
+        // Mutant: C150
+        let next = told.when(News::after("q", place(4)), ms(1));
+        assert_eq!(next, Err(Some(ms(20))));
+        assert_eq!(told.kept("q", ms(20)), Some(place(3)));
     }
 
     #[test]
