@@ -511,7 +511,8 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
         };
         let (mut failures, mut too_late) = (0, 0);
         let mut watch = series.listening();
-        let mut listening = watch.is_some();
+        // When to begin to listen; `None` for one who does, or whose store cannot tell.
+        let mut listen_at = watch.is_none().then_some(begun);
         loop {
             let asked_at = now();
             let limit = deadline.saturating_duration_since(asked_at);
@@ -529,12 +530,11 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
                     // With a token of its own, which is listened for anew.
                     series = self.series(begun)?.0;
                     watch = series.listening();
-                    listening = watch.is_some();
+                    listen_at = watch.is_none().then_some(begun);
                     (Duration::ZERO, ended)
                 }
-                Asked::Busy { holder, .. } if !listening => {
+                Asked::Busy { holder, .. } if listen_at.is_some_and(|at| at <= now()) => {
                     // Whatever is released from now on is heard; what was before, the next question finds.
-                    listening = true;
                     let AcquireSpec {
                         key, token, line, ..
                     } = &series.spec;
@@ -542,6 +542,7 @@ impl<'a, S: LeaseStore> LockRequest<'a, S> {
                     let most = line.map_or(Duration::MAX, |place| place.get() / HEARTBEATS);
                     let limit = deadline.saturating_duration_since(now()).min(most);
                     let answer = shared.call(limit, shared.store.watch(key, token)).await;
+                    listen_at = answer.is_err().then(|| now() + LONGEST_SLEEP);
                     watch = answer.unwrap_or(None);
                     if now() < deadline {
                         continue;

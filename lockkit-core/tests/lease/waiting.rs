@@ -439,6 +439,27 @@ async fn who_is_long_in_beginning_to_listen_keeps_his_place() {
     assert_eq!(status.waiting, Some(1));
 }
 
+/// Else a store that was slow once would be asked again and again for as long as he waits.
+// Mutant: D158
+#[tokio::test(start_paused = true)]
+async fn who_could_not_begin_to_listen_tries_again_after_a_while() {
+    for fault in [Fault::Hang, Fault::Refuse] {
+        let store = store();
+        let first = locker(&store).lock("k").acquire().await.unwrap();
+        let locker = builder(&store).fair(true).wait(SECOND * 60).build();
+        let locker = locker.unwrap();
+        store.inject(Op::Watch, fault);
+        let waits = tokio::spawn(async move { locker.lock("k").acquire().await.map(drop) });
+        sleep(SECOND * 4).await;
+        assert_eq!(store.calls(Op::Watch), 1);
+        sleep(SECOND * 6).await;
+        assert_eq!(store.calls(Op::Watch), 2);
+        drop(first);
+        waits.await.unwrap().unwrap();
+        assert_eq!(store.calls(Op::Watch), 2);
+    }
+}
+
 /// Else he would not stand in any line for as long as others hand the lock on in theirs.
 // Mutant: E177
 #[tokio::test(start_paused = true)]

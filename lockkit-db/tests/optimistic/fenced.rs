@@ -25,7 +25,7 @@ macro_rules! fenced {
 }
 
 on_both! {
-    // Mutant: F1
+    // Mutants: D19, F1
     async fn a_sleeper_is_refused_after_the_next_one_has_claimed(scene: 1) {
         let rows = fenced!(scene);
         let old: Loaded<i64> = rows.claim(&scene.pool, 7, fence(1)).await.unwrap();
