@@ -25,6 +25,7 @@
 
 mod either;
 mod folder;
+mod options;
 mod process;
 mod redis;
 pub mod shop;
@@ -35,13 +36,15 @@ pub mod weekly;
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::Parser as _;
 use lockkit_db::sqlx;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 
 pub use folder::Folder;
+use options::Options;
+pub use options::no_options;
 use process::DB;
 pub use process::{Says, pause, process, resume, role, says, sums, tell, told, url};
 pub use redis::{with_redis, with_redis_if_any};
@@ -54,21 +57,6 @@ pub use {anyhow, lockkit_db, tokio};
 
 /// As many at once as PostgreSQL serves without being asked to serve more.
 const CONNECTIONS: u32 = 20;
-
-#[derive(Parser)]
-#[command(
-    about = "Runs a pattern with many tasks at once, and fails unless it keeps what it promises."
-)]
-struct Options {
-    /// A PostgreSQL URL, or the path of a SQLite file [default: one in a temporary folder]. Tables whose names
-    /// begin with `example_` are made anew in it
-    #[arg(long, value_name = "URL")]
-    db: Option<String>,
-    /// A Redis URL, for the patterns that have a lock there [default: a server of their own, which is stopped at the
-    /// end]. Keys whose names begin with `example` are used in it
-    #[arg(long, value_name = "URL")]
-    redis: Option<String>,
-}
 
 /// The database of `--db`.
 pub enum Database {
@@ -84,9 +72,13 @@ pub enum Database {
 ///
 /// When the database cannot be used; what `prove` returns.
 pub async fn run(prove: impl AsyncFnOnce(Database) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let db = Options::parse().db;
-    let folder = tempfile::tempdir()?;
-    let db = db.unwrap_or_else(|| folder.path().join("example.db").display().to_string());
+    let (db, _folder) = if let Some(db) = Options::parse().db {
+        (db, None)
+    } else {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("example.db");
+        (file.display().to_string(), Some(folder))
+    };
     let database = match DB.get_or_init(|| db) {
         url if url.starts_with("postgres") => {
             // A pool would go on trying for a while.
@@ -104,5 +96,5 @@ pub async fn run(prove: impl AsyncFnOnce(Database) -> anyhow::Result<()>) -> any
             Database::Sqlite(pool.connect_with(options).await?)
         }
     };
-    prove(database).await
+    process::interruptible(Box::pin(prove(database))).await
 }

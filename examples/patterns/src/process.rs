@@ -3,10 +3,11 @@
 use std::process::Stdio;
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::signal::ctrl_c;
 use tokio::task::spawn_blocking;
 
 use crate::redis::REDIS;
@@ -108,6 +109,22 @@ pub fn url() -> &'static str {
 #[must_use]
 pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
+}
+
+/// Runs this, or is interrupted: what is dropped then takes its processes and its folder with it, and also a process that
+/// stands still and would not hear of it by itself.
+pub(crate) async fn interruptible(
+    prove: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        // Listened to before anything is begun that would be left behind.
+        biased;
+        interrupted = ctrl_c() => {
+            interrupted?;
+            bail!("stopped by Ctrl-C")
+        }
+        proven = prove => proven,
+    }
 }
 
 /// Makes a process stand still, wherever it is.

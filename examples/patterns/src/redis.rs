@@ -13,7 +13,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::Options;
+use crate::options::Options;
+use crate::process::interruptible;
 
 /// What `--redis` has to say for the same server in another process.
 pub(crate) static REDIS: OnceLock<String> = OnceLock::new();
@@ -74,7 +75,7 @@ async fn proven(
     // Who waits for a lock would go on trying for a while.
     let connected = client.get_multiplexed_async_connection().await;
     drop(connected.with_context(|| format!("no server at {url}"))?);
-    prove(client).await
+    interruptible(Box::pin(prove(client))).await
 }
 
 async fn is_installed() -> anyhow::Result<bool> {

@@ -1,9 +1,13 @@
 //! Each pattern proves what it says, on either database.
 
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use lockkit_test::postgres::Cluster;
 use lockkit_test::redis::{Server, Settings};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn run(program: &str, args: &[&str]) -> Output {
     Command::new(program).args(args).output().unwrap()
@@ -18,6 +22,18 @@ fn proves(program: &str, args: &[&str]) {
         told.lines().count() >= 2 && error.is_empty(),
         "{told}{error}"
     );
+}
+
+fn refuses(program: &str) {
+    for surplus in ["--no-such-option", "surplus"] {
+        let output = run(program, &[surplus]);
+        assert_eq!(output.status.code(), Some(2));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.stdout.is_empty() && error.contains(surplus),
+            "{error}"
+        );
+    }
 }
 
 // Mutants: A183, A184, A185, C62, C71, T26, T40
@@ -48,6 +64,11 @@ macro_rules! patterns {
                 let database = Cluster::shared().database().await;
                 let url = database.url();
                 tokio::task::spawn_blocking(move || proves(PROGRAM, &["--db", &url])).await.unwrap();
+            }
+
+            #[test]
+            fn refuses_options_that_it_has_not() {
+                refuses(PROGRAM);
             }
 
             #[test]
@@ -83,6 +104,11 @@ macro_rules! redis_patterns {
             }
 
             #[test]
+            fn refuses_options_that_it_has_not() {
+                refuses(PROGRAM);
+            }
+
+            #[test]
             fn fails_without_its_server() {
                 for url in ["redis://localhost:1", "redis+unix:///nowhere", "no address"] {
                     let output = run(PROGRAM, &["--redis", url]);
@@ -105,12 +131,23 @@ macro_rules! redis_patterns {
     )+};
 }
 
-/// For each program that is one process and has no server a test.
+/// For each program that is one process and has no server a module.
 macro_rules! small_patterns {
     ($($name:ident)+) => {$(
-        #[test]
-        fn $name() {
-            proves(env!(concat!("CARGO_BIN_EXE_", stringify!($name))), &[]);
+        mod $name {
+            use super::*;
+
+            const PROGRAM: &str = env!(concat!("CARGO_BIN_EXE_", stringify!($name)));
+
+            #[test]
+            fn proves_itself() {
+                proves(PROGRAM, &[]);
+            }
+
+            #[test]
+            fn refuses_options_that_it_has_not() {
+                refuses(PROGRAM);
+            }
         }
     )+};
 }
@@ -147,4 +184,57 @@ fn weekly_reports_need_no_redis() {
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     assert!(told.contains("a lock in the database"), "{told}");
+}
+
+/// A process that stands still does not hear that it is to end, and goes with the one that has started it.
+#[test]
+fn ctrl_c_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    for program in [
+        env!("CARGO_BIN_EXE_fenced_write"),
+        env!("CARGO_BIN_EXE_job_queue"),
+    ] {
+        let mut example = Command::new(program);
+        example.env("TMPDIR", folder.path()).stdout(Stdio::null());
+        let example = example.stderr(Stdio::piped()).spawn().unwrap();
+        // The first one pauses a process whose arguments name the folder.
+        let paused = program.ends_with("fenced_write");
+        until(|| {
+            others(folder.path())
+                .iter()
+                .any(|state| !paused || *state == 'T')
+        });
+        let id = Pid::from_raw(example.id().cast_signed()).unwrap();
+        kill_process(id, Signal::INT).unwrap();
+        let output = example.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("stopped by Ctrl-C"), "{error}");
+        until(|| others(folder.path()).is_empty());
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    }
+}
+
+/// The states of the processes whose arguments name the folder.
+fn others(folder: &Path) -> Vec<char> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let state = |process: std::fs::DirEntry| {
+        let arguments = std::fs::read(process.path().join("cmdline")).ok()?;
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        arguments.contains(folder.to_str()?).then_some(())?;
+        let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    processes.filter_map(state).collect()
+}
+
+fn until(is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(
+            since.elapsed() < Duration::from_mins(2),
+            "it does not come to be so"
+        );
+        sleep(Duration::from_millis(5));
+    }
 }

@@ -23,9 +23,9 @@ struct Books {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    patterns::no_options();
     // It prints what a panic says. Here that is told by the join.
     std::panic::set_hook(Box::new(|_| {}));
-
     let books = Books::new();
     let error = book_blindly(&books).await.expect_err("a week is bad");
     let (go_on, booked) = books.at_the_end().await;

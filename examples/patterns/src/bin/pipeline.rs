@@ -20,6 +20,7 @@ const MADE: u64 = (PAPER + CONSUMERS + ROOM) as u64;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    patterns::no_options();
     let paper = Arc::new(Semaphore::new(PAPER));
     let (send, receive) = mpsc::unbounded_channel();
     let receive = Arc::new(Mutex::new(receive));

@@ -32,6 +32,7 @@ struct Cache {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    patterns::no_options();
     for shared in [false, true] {
         let cache = Arc::new(Cache::default());
         cache.change(6);

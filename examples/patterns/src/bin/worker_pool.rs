@@ -31,9 +31,9 @@ struct Loaded(Press, usize);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    patterns::no_options();
     // It prints what a panic says. Here that is told by those who wait for the task.
     std::panic::set_hook(Box::new(|_| {}));
-
     let press = Press::default();
     // The first ones wait for each other, so that what is seen does not depend on how fast a machine is.
     let first = Arc::new(Barrier::new(REPORTS));
