@@ -122,7 +122,10 @@ impl Shop {
         };
         recovery(async {
             while !works().await {
-                self.fill(through, PORTION, async || {}).await;
+                // There is something for whoever comes back, and no more to be drained than that.
+                if self.stats().await.ready < PORTION {
+                    self.fill(through, PORTION, async || {}).await;
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })

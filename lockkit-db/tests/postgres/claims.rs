@@ -321,7 +321,9 @@ async fn what_a_claim_that_was_sent_again_and_failed_had_locked_is_claimed_by_th
         "UPDATE lockkit_job SET state = 0, session_id = NULL, claimed_at = NULL WHERE id = 1";
     scene.run(undone).await;
     let mut other = scene.database.connect().await;
-    hold_up(&mut other).await;
+    // What an exchange needs.
+    let hold = "BEGIN; SELECT FROM lockkit_tally FOR NO KEY UPDATE";
+    run(&mut other, hold).await;
     let spec = ClaimSpec::new("q", 1).numbered(1).again();
     let fails = scene.store.exchange(&one, None, Some(&spec));
     let meanwhile = async {
@@ -330,7 +332,7 @@ async fn what_a_claim_that_was_sent_again_and_failed_had_locked_is_claimed_by_th
     };
     let (failed, ()) = tokio::join!(fails, meanwhile);
     assert!(failed.is_err());
-    run(&mut other, GO).await;
+    run(&mut other, "ROLLBACK").await;
     // Mutant: C146
     assert_eq!(ids(&scene, &two, 1).await, [JobId(1)]);
 }

@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Scene, at, claim, jobs, open, run, spec};
 
+/// Without it nobody would be told. No test depends on how long it is.
+const SOON: Duration = Duration::from_mins(1);
+
 /// Sends an exchange whose reply is lost, or that is, and then sends it again until it is answered.
 async fn exchange_until_answered(
     store: &PostgresStore,
@@ -212,7 +215,10 @@ async fn what_may_have_come_with_a_lost_reply_is_claimed_at_once_and_others_are_
     let pool = scene.database.pool(1);
     let mut listener = PgListener::connect_with(&pool).await.unwrap();
     listener.listen("lockkit_queue").await.unwrap();
-    let mut told = async || listener.recv().await.unwrap().payload().to_owned();
+    let mut told = async || {
+        let told = tokio::time::timeout(SOON, listener.recv()).await;
+        told.expect("it is told").unwrap().payload().to_owned()
+    };
     let session = store.open_session(&spec("w")).await.unwrap();
     let ended = store.open_session(&spec("w")).await.unwrap();
     store.enqueue("q", &jobs(9)).await.unwrap();
@@ -236,7 +242,10 @@ async fn what_may_have_come_with_a_lost_reply_is_claimed_at_once_and_others_are_
     assert!(lost.is_err_and(|error| error.is_unknown()));
     assert_eq!(claim(&store, &session, 1).await[0].id, released[0].id);
     assert!(told().await.ends_with(':'));
-    // What it had given back is not known any more when it is sent again.
+    // What it had given back is not known any more when it is sent again, and is told for all that. Mutant: C153
+    let again = store.exchange(&session, Some(&batch), None).await;
+    assert_eq!(again.unwrap().settled, [Settlement::Accepted]);
+    assert!(told().await.ends_with(':'));
     let other = ClaimSpec::new("none", 1).numbered(1).again();
     let again = store.exchange(&session, Some(&batch), Some(&other)).await;
     assert_eq!(again.unwrap().settled, [Settlement::Accepted]);

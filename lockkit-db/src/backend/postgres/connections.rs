@@ -197,7 +197,7 @@ impl Connections {
     /// Runs one statement that is a transaction by itself. When this has returned, it is committed: all that the
     /// server has to say about it is read, and that ends with the news of the commit.
     pub(crate) async fn write(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
-        self.turn().await?.alone(statement, Effect::Commits).await
+        self.turn().await?.write(statement).await
     }
 
     async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
@@ -248,6 +248,11 @@ impl Lent for Lane<'_> {
 // === impl Turn, Transaction ===
 
 impl Turn<'_> {
+    /// [`Connections::write`], from when on it may have happened.
+    pub(crate) async fn write(self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
+        self.alone(statement, Effect::Commits).await
+    }
+
     /// One statement, and the end of the turn.
     async fn alone(
         mut self,

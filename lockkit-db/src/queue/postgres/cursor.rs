@@ -12,7 +12,8 @@
 //! a while ([`PostgresOptions::rescan`](super::PostgresOptions::rescan)), whatever is known.
 //!
 //! Such a look may take longer than that while, where there is much to walk over. So there is one at a time in each
-//! queue, and the while begins at its end, and is no shorter than it was: the others go on from the mark, and most walks do.
+//! queue, and after it there is none for that while, or for as long as it took, if that is longer. Meanwhile the
+//! others go on from the mark.
 //! Of a job that comes unheard, the look under way may not know; the next one does.
 //!
 //! What is found out by a walk, which is a claim or a look, holds for the time when it began. So a walk moves the mark no
@@ -43,14 +44,14 @@ const LATE: i64 = 20;
 /// | a mark is | which means | who moves it |
 /// |---|---|---|
 /// | at the start | nothing is known | a walk that has found something, on |
-/// | at a place | what is ready before it, is not known of | a walk that began there, on, over what it has got or found gone; back: who says that jobs have come before it, a claim that failed, to where the mark was when that began (one that is asked for again, to the start), a walk from the start that did not see all |
+/// | at a place | what is ready before it, is not known of | a walk that began there, on, over what it has got or found gone; back: who says that jobs have come before it, a claim that failed, to where the mark was when that began, a walk from the start that did not see all |
 ///
 /// | a look from the start is | which means | who ends that |
 /// |---|---|---|
-/// | due | the next walk begins at the start | that walk, by its beginning |
+/// | due | the next walk begins at the start, unless it is a claim that is sent again | that walk, by its beginning |
 /// | under way | no other walk does, unless the mark is there | its end, or failure |
 /// | done | all that was ready when it began and is before the mark was heard of, or got | time: [`Cursor::rescan`], or as long as it took, if that is longer |
-/// | failed | nothing new | time: as long as it took |
+/// | failed | nothing new | time: as long as it took. At once, if nobody waited for what it says: a worker leaves off looking each time that it claims |
 pub(super) struct Cursor {
     rescan: Duration,
     marks: HashMap<String, Mark>,
@@ -84,7 +85,7 @@ pub(super) enum Heard {
 pub(super) enum Aim {
     /// It takes what it finds.
     Claim,
-    /// The same, by one that was sent before, and may have had something locked since. It begins at the start.
+    /// The same, by one that was sent before, and may have had something locked since.
     ClaimAgain,
     /// It says what is first.
     Look,
@@ -110,14 +111,17 @@ pub(super) struct Begun {
     after: Place,
     /// If it fails, others may have passed by what is after this place.
     back: Option<Place>,
+    /// So may they if the one fails that was sent before, at a place that nobody knows any more.
+    again: bool,
     at: Instant,
 }
 
-/// A walk. One that is dropped before it has ended has failed.
+/// A walk. One that is dropped before it has ended has failed, or nobody waits for it any more.
 pub(super) struct Walk<'a> {
     cursor: &'a Mutex<Cursor>,
     queue: &'a str,
     begun: Option<Begun>,
+    failed: bool,
     /// It begins after this place.
     pub(super) after: Place,
 }
@@ -155,16 +159,9 @@ impl Cursor {
         }
         Begun {
             number,
-            after: if looks || always || aim == Aim::ClaimAgain {
-                START
-            } else {
-                mark.place
-            },
-            back: match aim {
-                Aim::Claim => Some(mark.place),
-                Aim::ClaimAgain => Some(START),
-                Aim::Look => None,
-            },
+            after: if looks || always { START } else { mark.place },
+            back: (aim != Aim::Look).then_some(mark.place),
+            again: aim == Aim::ClaimAgain,
             at: now,
         }
     }
@@ -172,7 +169,7 @@ impl Cursor {
     fn end(&mut self, queue: &str, begun: Begun, found: Found, now: Instant) {
         let rescan = self.rescan;
         let mark = self.mark(queue);
-        let first = mark.forget(begun, now);
+        let first = mark.forget(begun, Some(now));
         let from_the_start = begun.after == START;
         if from_the_start && found != Found::Unknown {
             let took = now.duration_since(begun.at);
@@ -190,12 +187,16 @@ impl Cursor {
         mark.place = mark.place.max(upto);
     }
 
-    /// A walk will not end. What it has claimed is given back, or will be asked for; others may have passed it by.
-    fn fail(&mut self, queue: &str, begun: Begun, now: Instant) {
+    /// A walk will not end. What it has claimed is given back, or will be asked for; others may have passed it by. When
+    /// it failed, if it did.
+    fn fail(&mut self, queue: &str, begun: Begun, failed: Option<Instant>) {
         let mark = self.mark(queue);
-        let first = mark.forget(begun, now);
+        let first = mark.forget(begun, failed);
         if let Some(back) = begun.back {
             mark.back(back.min(first));
+        }
+        if begun.again {
+            mark.due = None;
         }
     }
 
@@ -237,12 +238,14 @@ impl Mark {
         }
     }
 
-    /// Takes a walk off the list; the first place of which was heard since it began.
-    fn forget(&mut self, begun: Begun, now: Instant) -> Place {
+    /// Takes a walk off the list; the first place of which was heard since it began. When it ended, if it did.
+    fn forget(&mut self, begun: Begun, ended: Option<Instant>) -> Place {
         if self.looking == Some(begun.number) {
             self.looking = None;
-            // If that is all, it has found out nothing. Where one fails for being long, the next one would, too.
-            self.due = self.due.max(Some(now + now.duration_since(begun.at)));
+            if let Some(now) = ended {
+                // If that is all, it has found out nothing. Where one fails for being long, the next one would, too.
+                self.due = self.due.max(Some(now + now.duration_since(begun.at)));
+            }
         }
         let at = self.walks.iter().position(|(n, _)| *n == begun.number);
         at.map_or(START, |at| self.walks.swap_remove(at).1)
@@ -256,8 +259,14 @@ impl<'a> Walk<'a> {
             cursor,
             queue,
             begun: Some(begun),
+            failed: false,
             after: begun.after,
         }
+    }
+
+    /// It has ended with an error.
+    pub(super) fn failed(&mut self) {
+        self.failed = true;
     }
 
     pub(super) fn end(mut self, found: Found) {
@@ -271,8 +280,10 @@ impl<'a> Walk<'a> {
 impl Drop for Walk<'_> {
     fn drop(&mut self) {
         if let Some(begun) = self.begun {
-            let mut cursor = self.cursor.lock();
-            cursor.fail(self.queue, begun, Instant::now());
+            // A claim is left off only by who waits no longer for one that takes long.
+            let failed = self.failed || begun.back.is_some();
+            let failed = failed.then(Instant::now);
+            self.cursor.lock().fail(self.queue, begun, failed);
         }
     }
 }
@@ -355,7 +366,7 @@ mod tests {
         // One who was refused, or failed, has not looked.
         walk(&mut cursor, now + RESCAN, Found::Unknown);
         let begun = cursor.begin("q", Aim::Look, now + RESCAN);
-        cursor.fail("q", begun, now + RESCAN);
+        cursor.fail("q", begun, Some(now + RESCAN));
         assert_eq!(next(&mut cursor, now + RESCAN), START);
         let begun = cursor.begin("q", Aim::Look, now + RESCAN);
         cursor.end("q", begun, Found::None, now + RESCAN);
@@ -391,7 +402,7 @@ mod tests {
         let fails = cursor.begin("q", Aim::Claim, due);
         assert_eq!(fails.after, START);
         assert_eq!(walk(&mut cursor, due, Found::UpTo(place(9))), place(7));
-        cursor.fail("q", fails, end);
+        cursor.fail("q", fails, Some(end));
         // From there on, others may have passed by what it had locked. Mutant: C147
         assert_eq!(next(&mut cursor, end), place(7));
         assert_eq!(next(&mut cursor, end + RESCAN * 9), place(7));
@@ -401,27 +412,49 @@ mod tests {
         cursor.came("q", place(3));
         let later = end + RESCAN * 10;
         assert_eq!(walk(&mut cursor, later, Found::UpTo(place(9))), place(3));
-        cursor.fail("q", fails, later + RESCAN);
+        cursor.fail("q", fails, Some(later + RESCAN));
         assert_eq!(next(&mut cursor, later + RESCAN), place(3));
     }
 
     #[test]
-    fn a_claim_that_is_sent_again_begins_at_the_start_and_if_it_fails_so_does_the_next_one() {
+    fn a_look_that_nobody_waits_for_any_more_leaves_it_to_the_next_claim() {
+        let long_ago = Instant::now().checked_sub(RESCAN * 2).unwrap();
+        let cursor = Mutex::new(claimed(7, long_ago));
+        let looks = cursor.lock().begin("q", Aim::Look, long_ago + RESCAN);
+        assert_eq!(looks.after, START);
+        // As a worker that has looked for as long as it waits between two claims.
+        let dropped = Walk {
+            cursor: &cursor,
+            queue: "q",
+            begun: Some(looks),
+            failed: false,
+            after: START,
+        };
+        drop(dropped);
+        // Mutant: C152
+        let claims = cursor.lock().begin("q", Aim::Claim, Instant::now());
+        assert_eq!(claims.after, START);
+    }
+
+    #[test]
+    fn a_claim_that_is_sent_again_begins_at_the_mark_and_if_it_fails_the_next_one_looks() {
         let now = Instant::now();
         let mut cursor = claimed(7, now);
-        let again = cursor.begin("q", Aim::ClaimAgain, now);
-        assert_eq!(again.after, START);
-        cursor.end("q", again, Found::Unknown, now);
-        assert_eq!(next(&mut cursor, now), place(7));
-        let again = cursor.begin("q", Aim::ClaimAgain, now);
-        cursor.fail("q", again, now);
-        assert_eq!(next(&mut cursor, now), START);
         // It is no look from the start, and keeps none from being made.
-        let mut cursor = claimed(7, now);
         let again = cursor.begin("q", Aim::ClaimAgain, now + RESCAN);
+        assert_eq!(again.after, place(7));
         assert_eq!(next(&mut cursor, now + RESCAN), START);
         cursor.end("q", again, Found::Unknown, now + RESCAN);
-        assert_eq!(next(&mut cursor, now + RESCAN), START);
+        let mut cursor = claimed(7, now);
+        let again = cursor.begin("q", Aim::ClaimAgain, now);
+        walk(&mut cursor, now, Found::UpTo(place(9)));
+        // Mutant: C146
+        cursor.fail("q", again, Some(now));
+        let looks = cursor.begin("q", Aim::Claim, now);
+        assert_eq!(looks.after, START);
+        // Where that fails, too, the next one is not kept from what can be had.
+        cursor.fail("q", looks, Some(now + RESCAN * 10));
+        assert_eq!(next(&mut cursor, now + RESCAN * 10), place(7));
     }
 
     #[test]
@@ -518,14 +551,14 @@ mod tests {
         cursor.end("q", goes_on, Found::UpTo(place(12)), now);
         let goes_on = cursor.begin("q", Aim::Claim, now);
         // Mutant: C118
-        cursor.fail("q", fails, now);
+        cursor.fail("q", fails, Some(now));
         assert_eq!(next(&mut cursor, now), place(7));
         cursor.end("q", goes_on, Found::UpTo(place(15)), now);
         assert_eq!(next(&mut cursor, now), place(7));
         // A look has taken nothing.
         let looks = cursor.begin("q", Aim::Look, now);
         walk(&mut cursor, now, Found::UpTo(place(12)));
-        cursor.fail("q", looks, now);
+        cursor.fail("q", looks, Some(now));
         assert_eq!(next(&mut cursor, now), place(12));
         assert!(cursor.mark("q").walks.is_empty());
     }

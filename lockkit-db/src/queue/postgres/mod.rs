@@ -34,7 +34,9 @@ use super::store::{
 use super::transactional::{Done, JobDatabase, Settle, TransactionalStore};
 use super::{Enqueued, JobId, NewJob};
 use crate::Error;
-use crate::backend::postgres::connections::{Commits, Connections, Statement, parse_address};
+use crate::backend::postgres::connections::{
+    Commits, Connections, Statement, Transaction, parse_address,
+};
 use crate::backend::postgres::schema::{self, Migration};
 use crate::transaction::Tx;
 
@@ -110,14 +112,15 @@ impl PostgresOptions {
     ///
     /// Of what it has put in, given back or been notified of, a process has heard. It has not where a notification was
     /// lost, or none was sent: jobs that came in with a transaction that was [joined](crate::transaction::Tx::join),
-    /// or by hand, or that are free again as the server undid a claim or an enqueue. These are found by the first claim
-    /// from the start that begins after they have come.
+    /// or by hand, or that are free again as the server undid a claim or an enqueue, or ready as it carried something out
+    /// whose answer nobody waited for any more. These are found by the first claim from the start that begins after they
+    /// have come.
     ///
     /// There is one such claim at a time in a queue, and the next one begins this long after its end, or after as long
     /// as it took, if that is longer. So a job waits until the one that is under way has ended, for this long,
     /// and for the next one; where much lies before the first job, as behind an old snapshot, that may be seconds each, in
     /// which the other claims go on. One that fails, as it would take longer than the patience, is made again after as
-    /// long, and until one succeeds the job waits. (A worker that finds no work looks for some, too, from the start when
+    /// long, and until one succeeds the job waits. (A process that has just begun knows of nothing, and needs one.) (A worker that finds no work looks for some, too, from the start when
     /// that is due: ever more seldom, and once a second in the end.)
     ///
     /// With zero each claim looks from the start, and the order is strict, at the price that what others have
@@ -162,7 +165,7 @@ impl PostgresOptions {
 /// early, and the fence refuses what comes too late.
 ///
 /// A claim gets the most urgent jobs that it sees. Two claims at the same time take different ones, and one may
-/// overlook for up to a second what nobody has told it of: see [`PostgresOptions::rescan`].
+/// overlook for a while what nobody has told it of: see [`PostgresOptions::rescan`].
 ///
 /// Whoever waits for work hears of it at once from this process, and soon from others, which notify it after their
 /// commit, not more than once in 20 ms; and it looks, ever more seldom, once a second in the end. Who has put jobs in
@@ -253,7 +256,12 @@ impl PostgresStore {
         if let [part] = &statements::parts(&all)[..]
             && all.iter().all(|job| job.key().is_none())
         {
-            let rows = self.lanes.write(statements::enqueue(queue, part)).await?;
+            let turn = self.lanes.turn().await?;
+            let urgent = part.iter().map(|job| job.priority).min();
+            let first = urgent.map_or(START, |priority| (priority, i64::MIN, i64::MIN));
+            let lost = AtTheEnd::new(&self.hints, queue, first);
+            let rows = turn.write(statements::enqueue(queue, part)).await;
+            let rows = lost.unless_known(rows)?;
             if !rows.is_empty() {
                 let first = statements::first(part, &rows);
                 let ids = statements::ids(&rows);
@@ -262,9 +270,13 @@ impl PostgresStore {
             }
         }
         let mut transaction = self.lanes.begin().await?;
-        let put = Entry::Own(&mut transaction).put(queue, jobs).await?;
-        transaction.commit().await?;
-        Ok(put)
+        let lost = AtTheEnd::new(&self.hints, queue, START);
+        let put = async {
+            let put = Entry::Own(&mut transaction).put(queue, jobs).await?;
+            transaction.commit().await?;
+            Ok(put)
+        };
+        lost.unless_known(put.await)
     }
 
     /// Runs a claim, alone or in an exchange, from where the last one ended.
@@ -276,8 +288,9 @@ impl PostgresStore {
         let hints = &self.hints;
         // What was told before is heard, also if nobody of this process waits for work.
         hints.catch_up();
-        let walk = Walk::begin(&hints.cursor, &spec.queue, Aim::Claim);
-        let rows = run(Claims::first(spec, walk.after)).await?;
+        let mut walk = Walk::begin(&hints.cursor, &spec.queue, Aim::Claim);
+        let rows = run(Claims::first(spec, walk.after)).await;
+        let rows = rows.inspect_err(|_| walk.failed())?;
         let places = || rows.iter().filter_map(statements::place);
         walk.end(match places().max() {
             // Its session may be over.
@@ -306,18 +319,15 @@ impl PostgresStore {
         if let Some(batch) = batch {
             let rows = transaction.rows(batch.settle(session)).await?;
             settled = batch.settled(&rows)?;
-            ready = statements::made_ready(&rows);
-            if batch.gives_back() && ready.is_empty() {
-                // It may have done so when it was sent before, and what that was is not known any more.
-                ready.insert(String::new(), START);
-            }
+            ready = batch.made_ready(&rows);
         }
         let held = sqlx::query(sql!("claim_again"))
             .bind(session.id)
             .bind(spec.seq as i64);
         let mut rows = transaction.rows(held).await?;
         if rows.is_empty() {
-            rows = transaction.rows(Claims::again(spec).alone(session)).await?;
+            let claims = Claims::again(spec, walk.after);
+            rows = transaction.rows(claims.alone(session)).await?;
         }
         transaction.commit().await?;
         walk.end(Found::Unknown);
@@ -337,37 +347,25 @@ impl PostgresStore {
 
     /// Settles a batch of any kind, and tells of the jobs that may be claimed anew.
     async fn settle(&self, session: &Session, batch: &Batch<'_>) -> Result<Vec<PgRow>, Error> {
+        let turn = self.lanes.turn().await?;
         let lost = self.gives_back(Some(batch));
-        let rows = self.lanes.write(batch.settle(session)).await;
-        let rows = lost.unless_known(rows)?;
-        self.hints.tell_soon(&statements::made_ready(&rows));
+        let rows = lost.unless_known(turn.write(batch.settle(session)).await)?;
+        self.hints.tell_soon(&batch.made_ready(&rows));
         Ok(rows)
     }
 
     /// Ends the sessions whose lease is over, and one more if it is named, gives back what they hold, and tells of
     /// it: how many jobs that is, how many more are dead of it, and how many are gone as nobody wanted them.
     async fn reap(&self, also: Option<&Session>) -> Result<(u64, u64, u64), Error> {
+        let transaction = self.lanes.begin().await?;
         let lost = AtTheEnd::new(&self.hints, "", START);
-        let reaped = lost.unless_known(self.reap_all(also).await)?;
+        let reaped = lost.unless_known(reap_all(transaction, also).await)?;
         self.hints.tell(&statements::made_ready(&reaped)).await;
-        let [requeued, buried, cancelled] = [0, 1, 2].map(|at| count(&reaped[0], at));
+        let counts = |row: &&PgRow| row.get::<Option<&str>, _>("queue").is_none();
+        let counts = reaped.iter().find(counts);
+        let [requeued, buried, cancelled] =
+            [0, 1, 2].map(|at| counts.map_or(0, |row| count(row, at)));
         Ok((requeued, buried, cancelled))
-    }
-
-    async fn reap_all(&self, also: Option<&Session>) -> Result<Vec<PgRow>, Error> {
-        let mut transaction = self.lanes.begin().await?;
-        if let Some(session) = also {
-            let end = sqlx::query(sql!("session_end")).bind(session.id);
-            transaction.rows(end).await?;
-        }
-        transaction.rows(sqlx::query(sql!("reap_end"))).await?;
-        let locked = transaction.rows(sqlx::query(sql!("reap_lock"))).await?;
-        let locked: Vec<i64> = locked.iter().map(|row| row.get(0)).collect();
-        let reaped = transaction
-            .rows(sqlx::query(sql!("reap")).bind(locked))
-            .await?;
-        transaction.commit().await?;
-        Ok(reaped)
     }
 
     async fn list<T>(
@@ -383,28 +381,29 @@ impl PostgresStore {
         Ok(rows.iter().map(row).collect())
     }
 
-    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), Error> {
-        check_name("queue", queue)?;
-        let pause = sqlx::query(sql!("queue_pause")).bind(queue).bind(paused);
-        self.lanes.write(pause).await.map(drop)
+    /// Runs a statement that makes jobs ready; tells that there may be some in this queue, or in any, if its answer is lost.
+    async fn ready(&self, queue: &str, write: Statement<'_>) -> Result<Vec<PgRow>, Error> {
+        let turn = self.lanes.turn().await?;
+        let lost = AtTheEnd::new(&self.hints, queue, START);
+        lost.unless_known(turn.write(write).await)
     }
 
     async fn put_back(&self, redrive: Statement<'_>) -> Result<Vec<JobId>, Error> {
-        let lost = AtTheEnd::new(&self.hints, "", START);
-        let back = lost.unless_known(self.lanes.write(redrive).await)?;
+        let back = self.ready("", redrive).await?;
         self.hints.tell(&statements::made_ready(&back)).await;
         Ok(statements::ids(&back))
     }
 
     async fn has_ready(&self, queue: &str) -> Result<bool, Error> {
-        let walk = Walk::begin(&self.hints.cursor, queue, Aim::Look);
+        let mut walk = Walk::begin(&self.hints.cursor, queue, Aim::Look);
         let (priority, run_at, id) = walk.after;
         let probe = sqlx::query(sql!("ready_probe"))
             .bind(queue)
             .bind(priority)
             .bind(run_at)
             .bind(id);
-        let rows = self.hints.reader.read(probe).await?;
+        let rows = self.hints.reader.read(probe).await;
+        let rows = rows.inspect_err(|_| walk.failed())?;
         let first = rows.first().and_then(statements::place);
         walk.end(match first {
             None => Found::None,
@@ -417,8 +416,7 @@ impl PostgresStore {
 impl JobStore for PostgresStore {
     async fn put(&self, queue: &str, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         check_enqueue(queue, jobs)?;
-        let lost = AtTheEnd::new(&self.hints, queue, START);
-        let put = lost.unless_known(self.insert(queue, jobs).await)?;
+        let put = self.insert(queue, jobs).await?;
         self.hints.tell([(queue, put.first)]).await;
         Ok(put.enqueued)
     }
@@ -530,8 +528,7 @@ impl JobStore for PostgresStore {
         }
         if due {
             let promote = sqlx::query(sql!("promote")).bind(PROMOTE_LIMIT);
-            let lost = AtTheEnd::new(&self.hints, "", START);
-            let promoted = lost.unless_known(self.lanes.write(promote).await)?;
+            let promoted = self.ready("", promote).await?;
             upkeep.promoted = promoted.len() as u64;
             self.hints.tell(&statements::made_ready(&promoted)).await;
         }
@@ -539,12 +536,12 @@ impl JobStore for PostgresStore {
     }
 
     async fn pause(&self, queue: &str) -> Result<(), Error> {
-        self.set_paused(queue, true).await
+        self.lanes.write(pause(queue, true)?).await.map(drop)
     }
 
     async fn resume(&self, queue: &str) -> Result<(), Error> {
-        let lost = AtTheEnd::new(&self.hints, queue, START);
-        lost.unless_known(self.set_paused(queue, false).await)?;
+        let resume = pause(queue, false)?;
+        self.ready(queue, resume).await?;
         self.hints.tell([(queue, START)]).await;
         Ok(())
     }
@@ -846,6 +843,30 @@ impl Drop for AtTheEnd {
             None => {}
         }
     }
+}
+
+/// In a transaction, which it ends.
+async fn reap_all(
+    mut transaction: Transaction<'_>,
+    also: Option<&Session>,
+) -> Result<Vec<PgRow>, Error> {
+    if let Some(session) = also {
+        let end = sqlx::query(sql!("session_end")).bind(session.id);
+        transaction.rows(end).await?;
+    }
+    transaction.rows(sqlx::query(sql!("reap_end"))).await?;
+    let locked = transaction.rows(sqlx::query(sql!("reap_lock"))).await?;
+    let locked: Vec<i64> = locked.iter().map(|row| row.get(0)).collect();
+    let reaped = transaction
+        .rows(sqlx::query(sql!("reap")).bind(locked))
+        .await?;
+    transaction.commit().await?;
+    Ok(reaped)
+}
+
+fn pause(queue: &str, paused: bool) -> Result<Statement<'_>, Error> {
+    check_name("queue", queue)?;
+    Ok(sqlx::query(sql!("queue_pause")).bind(queue).bind(paused))
 }
 
 /// A number that is not below zero, unless the clock went back.

@@ -197,10 +197,10 @@ impl<'a> Claims<'a> {
     }
 
     /// One that is sent again, in a transaction that keeps all others away.
-    pub(super) fn again(spec: &'a ClaimSpec) -> Self {
+    pub(super) fn again(spec: &'a ClaimSpec, after: Place) -> Self {
         Self {
             guard: 0,
-            ..Self::first(spec, START)
+            ..Self::first(spec, after)
         }
     }
 
@@ -293,6 +293,16 @@ impl<'a> Batch<'a> {
             Verdict::Release => true,
             Verdict::Done { .. } | Verdict::Dead { .. } | Verdict::Cancelled => false,
         })
+    }
+
+    /// Of each queue of which the batch has made jobs ready, a place before the first of them.
+    pub(super) fn made_ready(&self, rows: &[PgRow]) -> HashMap<String, Place> {
+        let mut ready = made_ready(rows);
+        if ready.is_empty() && self.gives_back() {
+            // It may have done so when it was sent before, and what that was is not known any more.
+            ready.insert(String::new(), START);
+        }
+        ready
     }
 
     /// The statement that settles a plain batch, and claims.
