@@ -23,7 +23,7 @@ pub trait Backend: Dialect + Rows + Jobs {}
 ///
 /// A connection's *depth* is sqlx's count of open transactions and savepoints. It is kept true here, as a
 /// body may hand the connection to code that begins a nested transaction by itself.
-pub trait Dialect: sqlx::Database {
+pub trait Dialect: sqlx::Database + sqlx_core::database::HasStatementCache {
     /// What the options changed on the connection beyond the transaction, to be put back.
     type Before: Send + Sync + Default;
 
@@ -106,9 +106,11 @@ pub enum Class {
     /// The server has forgotten a statement that was prepared on this connection, as behind a pooler that changes servers
     /// or after `DEALLOCATE`; or a table of it was changed, so that it answers in other columns. Nothing was done. sqlx goes
     /// on to use it on this connection, which so has to be closed, or its
-    /// [statements cleared](sqlx::Connection::clear_cached_statements): [`Retry`](crate::transaction::Retry) and
-    /// [`optimistic`](crate::optimistic()) close it. Behind a pooler that changes servers it comes again and again; connect
-    /// with a `statement_cache_capacity` of 0 there. PostgreSQL 26000, and 0A000 of a statement that is planned anew.
+    /// [statements cleared](sqlx::Connection::clear_cached_statements). [`Retry`](crate::transaction::Retry) and
+    /// [`optimistic`](crate::optimistic()) close it, and the first also clears the statements of those that it is lent
+    /// from then on, as the pool's others may be no better. Whoever runs statements on a pool by himself has to do so,
+    /// too. Behind a pooler that changes servers it comes again and again: it has to be in session mode, or one that
+    /// keeps track of named statements. PostgreSQL 26000, and 0A000 of a statement that is planned anew.
     StaleStatement,
     /// An earlier statement had failed, and this one was sent all the same. PostgreSQL 25P02.
     Aborted,

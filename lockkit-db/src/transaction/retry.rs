@@ -53,6 +53,8 @@ pub struct Retry<'p, DB: Backend> {
     pool: &'p Pool<DB>,
     options: TxOptions,
     machine: Machine,
+    /// A statement was stale, so the next connection may be no better.
+    afresh: bool,
 }
 
 impl<'p, DB: Backend> Retry<'p, DB> {
@@ -64,6 +66,7 @@ impl<'p, DB: Backend> Retry<'p, DB> {
             pool,
             options,
             machine,
+            afresh: false,
         }
     }
 
@@ -90,7 +93,8 @@ impl<'p, DB: Backend> Retry<'p, DB> {
                 }
                 _ => {}
             }
-            match Tx::start(self.pool, &self.options, self.machine.attempt()).await {
+            let attempt = self.machine.attempt();
+            match Tx::start(self.pool, &self.options, attempt, self.afresh).await {
                 Ok(tx) => {
                     self.machine.on(Event::Begun, now());
                     return Ok(tx);
@@ -142,8 +146,9 @@ impl<'p, DB: Backend> Retry<'p, DB> {
             Err(error) => {
                 let mendable = self.mendable(&error);
                 self.machine.on(Event::Failed { mendable }, now());
-                // Before the pause: what it has locked is free meanwhile.
+                // Before the pause: what it has locked is free meanwhile, or, on a spoilt connection, as soon as that is closed.
                 let is_spoilt = spoils_connection(&error);
+                self.afresh |= is_spoilt;
                 tx.undo(is_spoilt).await;
                 return self.pause(error).await.map(|()| None);
             }

@@ -11,7 +11,9 @@ use sqlx_core::transaction::TransactionManager as _;
 
 use super::held::{Held, Lent};
 use super::options::TxOptions;
-use crate::backend::{Backend, Class, NotCommitted, Refused, classify, classify_sqlx};
+use crate::backend::{
+    Backend, Class, NotCommitted, Refused, classify, classify_sqlx, spoils_connection,
+};
 use crate::{Error, Receipt};
 
 /// An open transaction. Dereferences to the connection, so `&mut *tx` runs statements.
@@ -130,15 +132,17 @@ impl<DB: Backend> Tx<'static, DB> {
     ///
     /// Dropped, nothing is left behind: a connection on which BEGIN is on its way is closed.
     pub async fn begin(pool: &Pool<DB>, options: &TxOptions) -> Result<Self, Error> {
-        Self::start(pool, options, 0)
+        Self::start(pool, options, 0, false)
             .await
             .map_err(|refused| refused.error)
     }
 
+    /// With `afresh`, all statements are prepared anew: those of the pool's other connections may be as stale as one was.
     pub(super) async fn start(
         pool: &Pool<DB>,
         options: &TxOptions,
         attempt: u32,
+        afresh: bool,
     ) -> Result<Self, Refused> {
         // Looked at before a connection is waited for.
         let text = DB::begin_text(options).map_err(Refused::before)?;
@@ -148,6 +152,11 @@ impl<DB: Backend> Tx<'static, DB> {
             .map_err(|error| Refused::by(error, true))?;
         let mut held = Held::new(connection);
         held.soil();
+        if afresh {
+            sqlx::Connection::clear_cached_statements(&mut **held)
+                .await
+                .map_err(|error| Refused::by(error, false))?;
+        }
         match DB::begin(&mut held, text, options).await {
             Ok(before) => Ok(Self {
                 link: Link::Own { held, before },
@@ -571,5 +580,9 @@ pub async fn outcome<DB: Backend>(
     receipt: Receipt,
 ) -> Result<crate::backend::Outcome, Error> {
     let mut connection = pool.acquire().await?;
-    Ok(DB::outcome(&mut connection, receipt.0).await?)
+    let told = DB::outcome(&mut connection, receipt.0).await;
+    if told.as_ref().is_err_and(|e| spoils_connection(e)) {
+        connection.close_on_drop();
+    }
+    Ok(told?)
 }

@@ -435,14 +435,43 @@ async fn a_statement_that_is_forgotten_or_of_another_table_now_is_prepared_anew_
             (classify(&error), &*code(&error)),
             (Class::StaleStatement, expected)
         );
+        let pid = "SELECT pg_backend_pid()";
+        let pid = async || {
+            sqlx::query_scalar::<_, i32>(pid)
+                .fetch_one(&scene.pool)
+                .await
+        };
+        let before = pid().await.unwrap();
         let attempts = retry_tx!(&scene.pool, quick(), |tx| {
             let _ = sqlx::query(all).fetch_one(&mut *tx).await?;
             Ok::<_, Error>(tx.attempt())
         });
         assert_eq!(attempts.unwrap(), 2, "{change}");
+        assert_ne!(pid().await.unwrap(), before, "{change}");
         let _ = sqlx::query(all).fetch_one(&scene.pool).await.unwrap();
         scene.is_clean().await;
     }
+}
+
+// Mutant: D159
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_stale_connections_than_tries_are_not_too_many() {
+    let scene = Postgres::new(10).await;
+    let all = "SELECT * FROM t ORDER BY id LIMIT 1";
+    let mut warm = Vec::new();
+    for _ in 0..10 {
+        let mut connection = scene.pool.acquire().await.unwrap();
+        let _ = sqlx::query(all).fetch_one(&mut *connection).await.unwrap();
+        warm.push(connection);
+    }
+    drop(warm);
+    let alter = "ALTER TABLE t ADD COLUMN more int";
+    scene.database.connect().await.execute(alter).await.unwrap();
+    let attempts = retry_tx!(&scene.pool, quick(), |tx| {
+        let _ = sqlx::query(all).fetch_one(&mut *tx).await?;
+        Ok::<_, Error>(tx.attempt())
+    });
+    assert_eq!(attempts.unwrap(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,6 +106,41 @@ async fn what_has_written_nothing_is_asked_about_as_well() {
     }
 }
 
+/// Until one of the pool's connections is idle.
+async fn idle(pool: &sqlx::PgPool) {
+    while pool.num_idle() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+// Mutant: D160
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_has_forgotten_the_question_is_not_asked_for_ever() {
+    let scene = Postgres::new(1).await;
+    let proxy = Proxy::start(&scene.database);
+    let pool = proxy.pool(2);
+    let add = async |other: Option<sqlx::pool::PoolConnection<sqlx::Postgres>>| {
+        proxy.cut_next_commit(Cut::After);
+        let mut other = other;
+        retry_tx!(&pool, quick().resolve_unknown(), |tx| {
+            tx.execute("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+            if let Some(other) = other.take() {
+                drop(other);
+                idle(&pool).await;
+            }
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+        idle(&pool).await;
+    };
+    // By this one the other connection has been asked before.
+    add(None).await;
+    let mut other = pool.acquire().await.unwrap();
+    other.execute("DEALLOCATE ALL").await.unwrap();
+    add(Some(other)).await;
+    assert_eq!((scene.n(1).await, proxy.cuts()), (2, 2));
+}
+
 // What a transaction leaves outside of its tables counts as written.
 // Mutant: B155
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

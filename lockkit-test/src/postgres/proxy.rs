@@ -43,6 +43,7 @@ struct State {
     next_cuts: Vec<Cut>,
     /// How many statements pass before one is cut.
     cut_statement: Option<(u64, Cut)>,
+    cut_notification: Option<Cut>,
     random: Option<Random>,
     cuts: u64,
     /// How many connections there have been.
@@ -132,10 +133,15 @@ impl Proxy {
     }
 
     /// Cuts one of the next statements with parameters: lets so many pass first. Simple queries are not counted, nor are
-    /// notifications, which are sent by tasks of their own, at any time. The server carries the statement out before the cut or never, and the commit that belongs to it, if
-    /// it is in no transaction.
+    /// notifications, which are sent by tasks of their own, at any time. The server carries the statement out before the
+    /// cut or never, and the commit that belongs to it, if it is in no transaction.
     pub fn cut_statement(&self, after: u64, cut: Cut) {
         self.state.lock().cut_statement = Some((after, cut));
+    }
+
+    /// Cuts the next notification.
+    pub fn cut_notification(&self, cut: Cut) {
+        self.state.lock().cut_notification = Some(cut);
     }
 
     /// Cuts so many commits in a hundred, one half before and one half after. The same seed makes the same
@@ -283,10 +289,12 @@ fn look(message: &[u8], state: &Mutex<State>, notifies: bool) -> Option<Cut> {
         return cut;
     }
     if message.first() == Some(&EXECUTE) {
-        if notifies {
-            return None;
-        }
         let mut state = state.lock();
+        if notifies {
+            let cut = state.cut_notification.take();
+            state.cuts += u64::from(cut.is_some());
+            return cut;
+        }
         let (after, cut) = state.cut_statement.take()?;
         if after > 0 {
             state.cut_statement = Some((after - 1, cut));
