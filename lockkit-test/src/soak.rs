@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`TIMES`] | how many times as much is to be done as in a run of every day |
 //! | [`SEED`] | which course of events |
-//!
 //! | [`TALLIES`] | the file that everybody who tells adds a line to |
 //!
 //! Each run tells a [`Tally`] as soon as it knows what came of it, before it judges.
