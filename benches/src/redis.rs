@@ -10,6 +10,7 @@ mod handoff;
 mod renewal;
 mod sides;
 
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -21,11 +22,13 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, IntoConnectionInfo as _, cmd};
 use rslock::LockManager;
+use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use crate::Measured;
-use crate::race::{self, Args, Row, Waits};
+use crate::machine::cpu_time;
+use crate::race::{self, Args, Note, Row, Waits};
 use crate::server::family_cpu_time;
 use handoff::Tally;
 use sides::{ByHand, Lockkit, Rslock, Side};
@@ -85,6 +88,14 @@ impl Redis {
     }
 }
 
+/// What the cycles of one side have taken of the cores.
+struct Spent {
+    row: String,
+    side: &'static str,
+    /// How many, here, and at the server.
+    taken: Rc<Cell<(usize, Duration, Duration)>>,
+}
+
 /// What the server says of itself.
 async fn field(
     connection: &mut MultiplexedConnection,
@@ -107,9 +118,11 @@ pub(crate) fn run(args: &Args) -> Result<Measured> {
             .build()?,
     );
     let redis = Redis::start(&runtime)?;
-    let mut rows = Vec::new();
+    let (mut rows, mut spent) = (Vec::new(), Vec::new());
     for (tasks, cycles) in CYCLES {
-        rows.push(cycle(&runtime, &redis, tasks, cycles)?);
+        let (row, sides) = cycle(&runtime, &redis, tasks, cycles)?;
+        rows.push(row);
+        spent.extend(sides);
     }
     let (handoffs, tallies) = handoff::rows(&runtime, &redis)?;
     rows.extend(handoffs);
@@ -120,7 +133,8 @@ pub(crate) fn run(args: &Args) -> Result<Measured> {
     let title = format!("a lock on Redis {version}, over loopback TCP");
     let server = || family_cpu_time(redis.pid);
     race::run_beside("redis", &title, rows, args, server, || {
-        let mut notes: Vec<_> = tallies.iter().flat_map(Tally::notes).collect();
+        let mut notes: Vec<_> = spent.iter().filter_map(Spent::note).collect();
+        notes.extend(tallies.iter().flat_map(Tally::notes));
         if args.are_all() {
             notes.push(renewal::measure(&runtime, &redis)?);
         }
@@ -129,33 +143,50 @@ pub(crate) fn run(args: &Args) -> Result<Measured> {
 }
 
 /// Acquire and release, each task its own key, all on one connection.
-fn cycle(runtime: &Rc<Runtime>, redis: &Redis, tasks: usize, cycles: usize) -> Result<Row> {
+fn cycle(
+    runtime: &Rc<Runtime>,
+    redis: &Redis,
+    tasks: usize,
+    cycles: usize,
+) -> Result<(Row, [Spent; 3])> {
     let (lockkit, by_hand, rslock) = runtime.block_on(async {
         let lockkit = Lockkit::new(redis.locks()?, false);
         let by_hand = ByHand::new(redis.connection().await?, PAUSE).await?;
         let rslock = Rslock(LockManager::from_clients(vec![redis.client.clone()]));
         anyhow::Ok((lockkit, by_hand, rslock))
     })?;
+    let name = format!("cycle-{tasks}");
     let each = cycles / tasks;
-    Ok(Row::new(format!("cycle-{tasks}"), cycles)
-        .side(LOCKKIT, turn(runtime, lockkit, tasks, each))
-        .side(BY_HAND, turn(runtime, by_hand, tasks, each))
-        .side(RSLOCK, turn(runtime, rslock, tasks, each))
+    let spent = [LOCKKIT, BY_HAND, RSLOCK].map(|side| Spent {
+        row: name.clone(),
+        side,
+        taken: Rc::default(),
+    });
+    let [ours, hands, peers] = &spent;
+    let row = Row::new(name, cycles)
+        .side(LOCKKIT, turn(runtime, redis, ours, lockkit, tasks, each))
+        .side(BY_HAND, turn(runtime, redis, hands, by_hand, tasks, each))
+        .side(RSLOCK, turn(runtime, redis, peers, rslock, tasks, each))
         .bar(&[BY_HAND], FLOOR.0)
         .goal(&[BY_HAND], FLOOR.1)
         .bar(&[RSLOCK], PEER.0)
-        .goal(&[RSLOCK], PEER.1))
+        .goal(&[RSLOCK], PEER.1);
+    Ok((row, spent))
 }
 
 fn turn<S: Side + Clone>(
     runtime: &Rc<Runtime>,
+    redis: &Redis,
+    spent: &Spent,
     side: S,
     tasks: usize,
     each: usize,
 ) -> impl FnMut() -> Result<Waits> + 'static {
     let runtime = Rc::clone(runtime);
+    let (pid, spent) = (redis.pid, Rc::clone(&spent.taken));
     move || {
-        runtime.block_on(async {
+        let (here, there) = (cpu_time(), family_cpu_time(pid)?);
+        let waits = runtime.block_on(async {
             let mut running = JoinSet::new();
             for task in 0..tasks {
                 let mut side = side.clone();
@@ -175,7 +206,31 @@ fn turn<S: Side + Clone>(
             while let Some(done) = running.join_next().await {
                 waits.extend(done??);
             }
-            Ok(waits)
+            anyhow::Ok(waits)
+        })?;
+        let (cycles, ours, servers) = spent.get();
+        spent.set((
+            cycles + tasks * each,
+            ours + cpu_time().saturating_sub(here),
+            servers + family_cpu_time(pid)?.saturating_sub(there),
+        ));
+        Ok(waits)
+    }
+}
+
+impl Spent {
+    fn note(&self) -> Option<Note> {
+        let (cycles, here, there) = self.taken.get();
+        // None of a row that was not asked for.
+        let [here, there] =
+            [here, there].map(|time| time.as_secs_f64() * 1e6 / cycles.max(1) as f64);
+        (cycles > 0).then(|| Note {
+            line: format!(
+                "{}: {}: {here:.1} us of a core a cycle here, {there:.1} us at the server",
+                self.row, self.side
+            ),
+            json: json!({ "row": self.row, "side": self.side, "client_us": here, "server_us": there }),
+            missed: None,
         })
     }
 }

@@ -317,6 +317,11 @@ impl Error {
     /// was busy, a lock was held, or the reply was lost.
     #[must_use]
     pub fn is_transient(&self) -> bool {
+        // A statement outside of what tries again fails with what the driver says.
+        #[cfg(any(feature = "postgres", feature = "sqlite"))]
+        if let Self::Database { source } = self {
+            return crate::backend::classify(source.as_ref()).is_retryable();
+        }
         matches!(
             self,
             Self::Busy { .. }

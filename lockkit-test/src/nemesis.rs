@@ -7,7 +7,8 @@
 //!   for longer than its lease (SIGSTOP, SIGCONT);
 //! - the strand of a **PostgreSQL** server (feature `postgres`) ends sessions of it (`pg_terminate_backend`), with an eye
 //!   on those that listen, and now and then the server itself: by a crash, after which it recovers from its log, or
-//!   as at an upgrade; another one ends sessions only, as fast as operations are counted; its proxy cuts connections
+//!   as at an upgrade; it sets the clock forward and back that statements read through a view; another strand ends
+//!   sessions only, as fast as operations are counted; its proxy cuts connections
 //!   before what it has been sent, or before the answer to it;
 //! - the strand of a **Redis** server (feature `redis`) crashes it, lets it stand still, makes it forget its scripts or
 //!   everything, cuts it off, and lets its proxy do to connections what networks do.
@@ -83,6 +84,8 @@ pub enum Stroke {
     Crash,
     /// It was shut down, and started again.
     Restart,
+    /// Its clock was set to another time.
+    TurnClock,
     /// The server stood still.
     Freeze,
     /// It has forgotten its scripts.
@@ -112,6 +115,9 @@ pub struct Nemesis<'a> {
     strands: usize,
     #[cfg(feature = "postgres")]
     server: Option<(Arc<Cluster>, &'a Database)>,
+    /// Through which view it is read, and by how much it is off at most.
+    #[cfg(feature = "postgres")]
+    clock: Option<(&'static str, Duration)>,
     /// Whose sessions are ended, and one for each so many that are counted.
     #[cfg(feature = "postgres")]
     sessions: Option<(&'a Database, &'a AtomicU64, u64)>,
@@ -229,13 +235,14 @@ impl fmt::Debug for Crew {
 
 impl Stroke {
     /// All that there are where the server is PostgreSQL.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Kill,
         Self::Pause,
         Self::EndSessions,
         Self::EndListeners,
         Self::Crash,
         Self::Restart,
+        Self::TurnClock,
     ];
 
     /// All that there are where it is Redis, and is not made to forget everything.
@@ -262,6 +269,7 @@ impl Strokes {
                 Stroke::EndSessions | Stroke::EndListeners => ("sessions killed", *whom as u64),
                 Stroke::Crash => ("server crashes", 1),
                 Stroke::Restart => ("server restarts", 1),
+                Stroke::TurnClock => ("clock set", 1),
                 Stroke::Freeze => ("server paused", 1),
                 Stroke::FlushScripts => ("scripts forgotten", 1),
                 Stroke::FlushAll => ("all forgotten", 1),
@@ -300,14 +308,15 @@ impl fmt::Display for Strokes {
             self.count(Stroke::Restart),
             self.cuts,
         )?;
-        let of_redis = [
+        let of_some = [
+            (Stroke::TurnClock, "times the clock set"),
             (Stroke::Freeze, "freezes"),
             (Stroke::FlushScripts, "scripts forgotten"),
             (Stroke::FlushAll, "all forgotten"),
             (Stroke::CutOff, "cut off"),
             (Stroke::Storm, "storms"),
         ];
-        for (stroke, name) in of_redis {
+        for (stroke, name) in of_some {
             let count = self.count(stroke);
             if count > 0 {
                 write!(f, ", {count} {name}")?;
@@ -329,6 +338,8 @@ impl<'a> Nemesis<'a> {
             strands: 0,
             #[cfg(feature = "postgres")]
             server: None,
+            #[cfg(feature = "postgres")]
+            clock: None,
             #[cfg(feature = "postgres")]
             sessions: None,
             #[cfg(feature = "postgres")]
@@ -374,6 +385,15 @@ impl<'a> Nemesis<'a> {
     #[must_use]
     pub fn server(mut self, cluster: Arc<Cluster>, database: &'a Database) -> Self {
         self.server = Some((cluster, database));
+        self
+    }
+
+    /// It sets the clock of that [`server`](Self::server)'s database, which is read through this view in milliseconds, forward
+    /// and back, by so much at most.
+    #[cfg(feature = "postgres")]
+    #[must_use]
+    pub fn clock(mut self, view: &'static str, most: Duration) -> Self {
+        self.clock = Some((view, most));
         self
     }
 
@@ -427,7 +447,21 @@ impl<'a> Nemesis<'a> {
         let server = async {
             #[cfg(feature = "postgres")]
             if let Some((cluster, database)) = &self.server {
-                postgres::strike(cluster, database, server_rng.clone(), &stage).await;
+                let clock = match self.clock {
+                    Some((view, most)) => Some(postgres::Clock::put(database, view, most).await),
+                    None => None,
+                };
+                postgres::strike(
+                    cluster,
+                    database,
+                    clock.as_ref(),
+                    server_rng.clone(),
+                    &stage,
+                )
+                .await;
+                if let Some(clock) = clock {
+                    clock.turn(0).await;
+                }
             }
             #[cfg(feature = "redis")]
             if let Some(target) = &self.redis {

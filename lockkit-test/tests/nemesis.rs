@@ -10,6 +10,10 @@ use lockkit_test::postgres::{Cluster, Proxy, Settings};
 
 const LEASE: Duration = Duration::from_millis(20);
 
+/// One that stands still, so that it is seen how far it is off.
+const CLOCK: &str = "CREATE VIEW clock AS SELECT 0::bigint AS ms";
+const OFF: Duration = Duration::from_secs(3);
+
 /// Generous: it is only waited for when something is broken.
 const SOON: Duration = Duration::from_mins(1);
 
@@ -108,11 +112,13 @@ async fn the_server_is_ended_in_every_way_and_there_in_the_end() {
         }
     };
     let mut left = vec![Stroke::Crash, Stroke::Restart];
-    left.extend([Stroke::EndSessions, Stroke::EndListeners]);
+    left.extend([Stroke::EndSessions, Stroke::EndListeners, Stroke::TurnClock]);
+    let mut session = database.connect().await;
+    sqlx::Executor::execute(&mut session, CLOCK).await.unwrap();
     let all = async {
         for seed in 1.. {
             let nemesis = Nemesis::new(seed).server(Arc::clone(&cluster), &database);
-            let nemesis = nemesis.proxy(&proxy, 5);
+            let nemesis = nemesis.clock("clock", OFF).proxy(&proxy, 5);
             let strokes = nemesis
                 .rage(tokio::time::sleep(Duration::from_secs(2)))
                 .await;
@@ -132,9 +138,9 @@ async fn the_server_is_ended_in_every_way_and_there_in_the_end() {
         () = client("COMMIT") => unreachable!(),
     }
     let mut session = database.connect().await;
-    let one: i32 = sqlx::query_scalar("SELECT 1")
+    let off: i64 = sqlx::query_scalar("SELECT ms FROM clock")
         .fetch_one(&mut session)
         .await
         .unwrap();
-    assert_eq!(one, 1);
+    assert_eq!(off, 0, "it is right again");
 }

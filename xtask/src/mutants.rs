@@ -271,6 +271,10 @@ impl Workbench {
                 command
             }
         };
+        // Nobody looks at a broken build in a debugger, and it is built hundreds of times.
+        command
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("CARGO_PROFILE_LOOM_DEBUG", "0");
         // Before the check's own words, as these may hold a `--`.
         if no_run {
             command.arg("--no-run");

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand};
+use lockkit_test::causes::in_a_line;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use app::Signals;
@@ -112,8 +113,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // One line: the error and its causes.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_a_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

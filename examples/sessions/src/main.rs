@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use lockkit_test::causes::in_a_line;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -136,8 +137,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // One line: the error and its causes.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_a_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -32,6 +32,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use lockkit_test::causes::in_a_line;
 
 /// The nemesis kills one worker and pauses another, and somebody has to work on.
 const NEMESIS_WORKERS: u64 = 3;
@@ -148,8 +149,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // One line: the error and its causes.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_a_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

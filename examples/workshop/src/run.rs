@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
-use lockkit_db::queue::{CompletedJob, JobId, JobStore as _, MAX_BATCH, QueueStats, WorkerTotals};
+use lockkit_db::queue::{
+    CompletedJob, JobId, JobStore as _, MAX_BATCH, NewJob, QueueStats, WorkerTotals,
+};
 use lockkit_test::history::{OpId, Operation, Outcome, ProcessId, Time};
 use lockkit_test::total_queue::{self, Allowed, End, Op, Verdict};
 
@@ -203,14 +205,16 @@ impl<P: Place> Shop<P> {
                 last = (done, Instant::now());
             }
             if last.1.elapsed() > STALL {
-                bail!(
+                let stalled = format!(
                     "waited for {what}, and {STALL:?} passed without a finished task: {} ready, \
                      {} claimed, {} scheduled, {} dead",
-                    stats.ready,
-                    stats.claimed,
-                    stats.scheduled,
-                    stats.dead
+                    stats.ready, stats.claimed, stats.scheduled, stats.dead
                 );
+                // Why, if it is that nothing can be written any more, as on a disk that is full.
+                let large = NewJob::new("large", vec![0; 1 << 20]);
+                let put = self.store.enqueue(&self.queue, &[large]).await;
+                put.context(stalled.clone())?;
+                bail!(stalled);
             }
             tokio::time::sleep(LOOK).await;
         }

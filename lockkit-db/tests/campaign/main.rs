@@ -31,6 +31,9 @@ use crate::worker::{Kind, Orders, name};
 /// Short, as it is how long the jobs of a killed worker wait.
 const LEASE: Duration = Duration::from_millis(1500);
 
+/// How far the server's clock is set off: further than a lease is long, and no further than is waited for at the end.
+const CLOCK: Duration = Duration::from_secs(3);
+
 /// Jobs that are put in at once.
 const PORTION: u64 = 500;
 
@@ -239,6 +242,7 @@ async fn each_of_many_jobs_is_done_once_whatever_happens_to_workers_and_server()
     let strokes = Nemesis::new(seed)
         .crew(&crew, LEASE, 2)
         .server(Arc::clone(&cluster), &shop.database)
+        .clock("lockkit_now", CLOCK)
         .proxy(&proxy, 2)
         .rage(Box::pin(work))
         .await;

@@ -124,6 +124,8 @@ on_both! {
                 match written {
                     Ok(_) => break Ok(()),
                     Err(Error::Stale { .. }) => {}
+                    // SQLite serves its writers in no order, and one may wait for longer than it is let.
+                    Err(error) if error.is_transient() => {}
                     Err(error) => break Err(error),
                 }
             }

@@ -482,6 +482,8 @@ async fn on_sqlite_a_locked_file_is_tried_again() {
     let short = || quick().wait(Duration::from_millis(5));
     let error = Tx::begin(&scene.pool, &short()).await.unwrap_err();
     assert_eq!(classify(&error), Class::Busy);
+    // Mutant: A191
+    assert!(error.is_transient());
     scene.pool.acquire().await.unwrap();
 
     let policy = Policy::builder().attempts(3).build().unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tokio::time::sleep;
 
 use super::{Stage, Stroke};
@@ -18,22 +18,36 @@ const PEACE: u64 = 800;
 /// The most sessions that are ended at once.
 const MOST_SESSIONS: i64 = 3;
 
+/// The clock of a database, read through a view, which is off by what a table says.
+pub(super) struct Clock<'a> {
+    database: &'a Database,
+    /// In milliseconds.
+    most: i64,
+}
+
 pub(super) async fn strike(
     cluster: &Arc<Cluster>,
     database: &Database,
+    clock: Option<&Clock<'_>>,
     mut rng: Rng,
     stage: &Stage,
 ) {
+    let kinds = if clock.is_some() { 13 } else { 10 };
     while stage.goes_on(&mut rng, PEACE).await {
-        let stroke = match rng.u8(..10) {
+        let stroke = match rng.u8(..kinds) {
             0 => Stroke::Crash,
             1 => Stroke::Restart,
             2..5 => Stroke::EndListeners,
+            10.. => Stroke::TurnClock,
             _ => Stroke::EndSessions,
         };
         let cluster = Arc::clone(cluster);
-        match stroke {
-            Stroke::Crash | Stroke::Restart => {
+        match (stroke, clock) {
+            (Stroke::TurnClock, Some(clock)) => {
+                let to = rng.i64(-clock.most..=clock.most);
+                stage.stroke(stroke, clock.turn(to)).await;
+            }
+            (Stroke::Crash | Stroke::Restart, _) => {
                 let down_and_up = move || match stroke {
                     Stroke::Crash => cluster.crash(),
                     _ => cluster.restart(),
@@ -61,6 +75,43 @@ pub(super) async fn strike(
                 stage.stroke(stroke, ends).await;
             }
         }
+    }
+}
+
+impl<'a> Clock<'a> {
+    /// Puts it in the place of the one that the view shows, unless that was done before.
+    pub(super) async fn put(database: &'a Database, view: &str, most: Duration) -> Self {
+        let put = format!(
+            "DO $do$ BEGIN
+                 IF to_regclass('nemesis_clock') IS NULL THEN
+                     CREATE TABLE nemesis_clock (off bigint NOT NULL);
+                     INSERT INTO nemesis_clock VALUES (0);
+                     EXECUTE 'CREATE OR REPLACE VIEW {view} AS
+                         SELECT ms + (SELECT off FROM nemesis_clock) AS ms FROM ('
+                         || rtrim(pg_get_viewdef('{view}'::regclass), ';') || ') AS right_clock';
+                 END IF;
+             END $do$"
+        );
+        let clock = Self {
+            database,
+            most: most.as_millis().try_into().unwrap_or(i64::MAX),
+        };
+        clock.run(AssertSqlSafe(put)).await;
+        clock
+    }
+
+    /// So many milliseconds from the right time.
+    pub(super) async fn turn(&self, off: i64) -> usize {
+        let turn = format!("UPDATE nemesis_clock SET off = {off}");
+        self.run(AssertSqlSafe(turn)).await;
+        1
+    }
+
+    async fn run(&self, statement: AssertSqlSafe<String>) {
+        let mut connection = self.database.connect().await;
+        let run = connection.execute(statement).await;
+        run.unwrap_or_else(|error| panic!("the clock cannot be set: {error}"));
+        let _ = connection.close().await;
     }
 }
 
