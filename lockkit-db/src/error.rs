@@ -359,7 +359,8 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// The text of an error and of all its causes, one a line, cut after `limit` bytes.
+/// The text of an error and of all its causes, one a line, cut after `limit` bytes. A cause with which the text before it
+/// ends already is left out: many an error tells its source.
 ///
 /// This is how the queue files the error of a job that failed.
 #[must_use]
@@ -367,8 +368,11 @@ pub fn chain_of_causes(error: &(dyn std::error::Error + 'static), limit: usize) 
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        text.push_str("\ncaused by: ");
-        text.push_str(&cause.to_string());
+        let told = cause.to_string();
+        if !text.ends_with(&told) {
+            text.push_str("\ncaused by: ");
+            text.push_str(&told);
+        }
         next = cause.source();
         if text.len() > limit {
             break;
@@ -376,4 +380,25 @@ pub fn chain_of_causes(error: &(dyn std::error::Error + 'static), limit: usize) 
     }
     text.truncate(text.floor_char_boundary(limit));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the page: {0}")]
+    struct Telling(#[source] Error);
+
+    #[test]
+    fn a_chain_of_causes_tells_each_once() {
+        // Mutant: A192
+        let cut = Error::Unknown {
+            source: "the wire was cut".into(),
+        };
+        let said = chain_of_causes(&Telling(cut), 1000);
+        let whole: Vec<_> = said.split("\ncaused by: ").collect();
+        assert_eq!(whole.len(), 2, "{said}");
+        assert!(whole[0].starts_with("the page: ") && whole[1] == "the wire was cut");
+    }
 }
