@@ -150,23 +150,31 @@ async fn in_postgres(isolation: Isolation) -> Report {
     report
 }
 
+/// Again, until all of the anomalies are seen that the level allows: who meets whom is the machine's affair.
+async fn shows(isolation: Isolation, level: Level, mut allowed: Vec<Anomaly>) -> Report {
+    for _ in 0..20 {
+        let report = in_postgres(isolation).await;
+        assert!(report.holds(level), "{report}");
+        allowed.retain(|anomaly| !report.has(*anomaly));
+        if allowed.is_empty() {
+            return report;
+        }
+    }
+    panic!("nobody has seen {allowed:?}");
+}
+
 // Which is the negative control of the two tests after it: the checker does see anomalies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_committed_holds_what_it_promises_and_no_more() {
-    let report = in_postgres(Isolation::ReadCommitted).await;
-    assert!(report.holds(Level::ReadCommitted), "{report}");
-    assert!(
-        report.has(Anomaly::LostUpdate) && report.has(Anomaly::SingleAntiDependency),
-        "{report}"
-    );
+    let allowed = vec![Anomaly::LostUpdate, Anomaly::SingleAntiDependency];
+    shows(Isolation::ReadCommitted, Level::ReadCommitted, allowed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeatable_read_holds_what_it_promises_and_no_more() {
-    let report = in_postgres(Isolation::RepeatableRead).await;
+    let allowed = vec![Anomaly::AntiDependencies];
+    let report = shows(Isolation::RepeatableRead, Level::Snapshot, allowed).await;
     tally(&report, Level::Snapshot, 0);
-    assert!(report.holds(Level::Snapshot), "{report}");
-    assert!(report.has(Anomaly::AntiDependencies), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
