@@ -10,7 +10,6 @@ mod handoff;
 mod renewal;
 mod sides;
 
-use std::cell::Cell;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -41,6 +40,9 @@ const RSLOCK: &str = "rslock, unfenced";
 const CYCLES: [(usize, usize); 3] = [(1, 2000), (8, 6400), (64, 12_800)];
 
 const TTL: Duration = Duration::from_secs(10);
+
+/// How many turns show what a side takes of the cores: more than the server's clock for it is coarse.
+const SPENT_TURNS: usize = 5;
 
 /// Nobody pauses who is never refused.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -88,14 +90,6 @@ impl Redis {
     }
 }
 
-/// What the cycles of one side have taken of the cores.
-struct Spent {
-    row: String,
-    side: &'static str,
-    /// How many, here, and at the server.
-    taken: Rc<Cell<(usize, Duration, Duration)>>,
-}
-
 /// What the server says of itself.
 async fn field(
     connection: &mut MultiplexedConnection,
@@ -118,11 +112,9 @@ pub(crate) fn run(args: &Args) -> Result<Measured> {
             .build()?,
     );
     let redis = Redis::start(&runtime)?;
-    let (mut rows, mut spent) = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
     for (tasks, cycles) in CYCLES {
-        let (row, sides) = cycle(&runtime, &redis, tasks, cycles)?;
-        rows.push(row);
-        spent.extend(sides);
+        rows.push(cycle(&runtime, &redis, tasks, cycles)?);
     }
     let (handoffs, tallies) = handoff::rows(&runtime, &redis)?;
     rows.extend(handoffs);
@@ -133,60 +125,87 @@ pub(crate) fn run(args: &Args) -> Result<Measured> {
     let title = format!("a lock on Redis {version}, over loopback TCP");
     let server = || family_cpu_time(redis.pid);
     race::run_beside("redis", &title, rows, args, server, || {
-        let mut notes: Vec<_> = spent.iter().filter_map(Spent::note).collect();
-        notes.extend(tallies.iter().flat_map(Tally::notes));
+        let mut notes: Vec<_> = tallies.iter().flat_map(Tally::notes).collect();
         if args.are_all() {
+            for (tasks, cycles) in CYCLES {
+                notes.extend(spent(&runtime, &redis, tasks, cycles)?);
+            }
             notes.push(renewal::measure(&runtime, &redis)?);
         }
         Ok(notes)
     })
 }
 
-/// Acquire and release, each task its own key, all on one connection.
-fn cycle(
+/// What runs so many cycles of a side.
+type Turn = Box<dyn FnMut() -> Result<Waits>>;
+
+/// Acquire and release, each task its own key, all on one connection a side.
+fn turns(
     runtime: &Rc<Runtime>,
     redis: &Redis,
     tasks: usize,
     cycles: usize,
-) -> Result<(Row, [Spent; 3])> {
+) -> Result<[(&'static str, Turn); 3]> {
     let (lockkit, by_hand, rslock) = runtime.block_on(async {
         let lockkit = Lockkit::new(redis.locks()?, false);
         let by_hand = ByHand::new(redis.connection().await?, PAUSE).await?;
         let rslock = Rslock(LockManager::from_clients(vec![redis.client.clone()]));
         anyhow::Ok((lockkit, by_hand, rslock))
     })?;
-    let name = format!("cycle-{tasks}");
     let each = cycles / tasks;
-    let spent = [LOCKKIT, BY_HAND, RSLOCK].map(|side| Spent {
-        row: name.clone(),
-        side,
-        taken: Rc::default(),
-    });
-    let [ours, hands, peers] = &spent;
-    let row = Row::new(name, cycles)
-        .side(LOCKKIT, turn(runtime, redis, ours, lockkit, tasks, each))
-        .side(BY_HAND, turn(runtime, redis, hands, by_hand, tasks, each))
-        .side(RSLOCK, turn(runtime, redis, peers, rslock, tasks, each))
+    Ok([
+        (LOCKKIT, Box::new(turn(runtime, lockkit, tasks, each))),
+        (BY_HAND, Box::new(turn(runtime, by_hand, tasks, each))),
+        (RSLOCK, Box::new(turn(runtime, rslock, tasks, each))),
+    ])
+}
+
+fn cycle(runtime: &Rc<Runtime>, redis: &Redis, tasks: usize, cycles: usize) -> Result<Row> {
+    let mut row = Row::new(format!("cycle-{tasks}"), cycles);
+    for (side, turn) in turns(runtime, redis, tasks, cycles)? {
+        row = row.side(side, turn);
+    }
+    Ok(row
         .bar(&[BY_HAND], FLOOR.0)
         .goal(&[BY_HAND], FLOOR.1)
         .bar(&[RSLOCK], PEER.0)
-        .goal(&[RSLOCK], PEER.1);
-    Ok((row, spent))
+        .goal(&[RSLOCK], PEER.1))
+}
+
+/// What the cycles of each side take of the cores, here and at the server; by themselves, as to look at it takes time.
+fn spent(runtime: &Rc<Runtime>, redis: &Redis, tasks: usize, cycles: usize) -> Result<Vec<Note>> {
+    let row = format!("cycle-{tasks}");
+    let mut notes = Vec::new();
+    for (side, mut turn) in turns(runtime, redis, tasks, cycles)? {
+        turn()?;
+        let (began, there, here) = (Instant::now(), family_cpu_time(redis.pid)?, cpu_time());
+        for _ in 0..SPENT_TURNS {
+            turn()?;
+        }
+        let here = cpu_time().saturating_sub(here);
+        let there = family_cpu_time(redis.pid)?.saturating_sub(there);
+        let [all, here, there] = [began.elapsed(), here, there]
+            .map(|time| time.as_secs_f64() * 1e6 / (SPENT_TURNS * cycles) as f64);
+        notes.push(Note {
+            line: format!(
+                "{row}: {side}: {all:.1} us a cycle, in which {here:.1} us of a core here and {there:.1} us at the server"
+            ),
+            json: json!({ "row": row, "side": side, "us": all, "client_us": here, "server_us": there }),
+            missed: None,
+        });
+    }
+    Ok(notes)
 }
 
 fn turn<S: Side + Clone>(
     runtime: &Rc<Runtime>,
-    redis: &Redis,
-    spent: &Spent,
     side: S,
     tasks: usize,
     each: usize,
 ) -> impl FnMut() -> Result<Waits> + 'static {
     let runtime = Rc::clone(runtime);
-    let (pid, spent) = (redis.pid, Rc::clone(&spent.taken));
     move || {
-        let (here, there) = (cpu_time(), family_cpu_time(pid)?);
-        let waits = runtime.block_on(async {
+        runtime.block_on(async {
             let mut running = JoinSet::new();
             for task in 0..tasks {
                 let mut side = side.clone();
@@ -206,31 +225,7 @@ fn turn<S: Side + Clone>(
             while let Some(done) = running.join_next().await {
                 waits.extend(done??);
             }
-            anyhow::Ok(waits)
-        })?;
-        let (cycles, ours, servers) = spent.get();
-        spent.set((
-            cycles + tasks * each,
-            ours + cpu_time().saturating_sub(here),
-            servers + family_cpu_time(pid)?.saturating_sub(there),
-        ));
-        Ok(waits)
-    }
-}
-
-impl Spent {
-    fn note(&self) -> Option<Note> {
-        let (cycles, here, there) = self.taken.get();
-        // None of a row that was not asked for.
-        let [here, there] =
-            [here, there].map(|time| time.as_secs_f64() * 1e6 / cycles.max(1) as f64);
-        (cycles > 0).then(|| Note {
-            line: format!(
-                "{}: {}: {here:.1} us of a core a cycle here, {there:.1} us at the server",
-                self.row, self.side
-            ),
-            json: json!({ "row": self.row, "side": self.side, "client_us": here, "server_us": there }),
-            missed: None,
+            Ok(waits)
         })
     }
 }

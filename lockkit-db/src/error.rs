@@ -317,10 +317,10 @@ impl Error {
     /// was busy, a lock was held, or the reply was lost.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        // A statement outside of what tries again fails with what the driver says.
+        // SQLite's, of a statement that nobody tries again. What else may be tried again is so with its transaction.
         #[cfg(any(feature = "postgres", feature = "sqlite"))]
         if let Self::Database { source } = self {
-            return crate::backend::classify(source.as_ref()).is_retryable();
+            return crate::backend::classify(source.as_ref()) == crate::backend::Class::Busy;
         }
         matches!(
             self,
@@ -369,7 +369,7 @@ pub fn chain_of_causes(error: &(dyn std::error::Error + 'static), limit: usize) 
     let mut next = error.source();
     while let Some(cause) = next {
         let told = cause.to_string();
-        if !text.ends_with(&told) {
+        if !ends_with(&text, &told) {
             text.push_str("\ncaused by: ");
             text.push_str(&told);
         }
@@ -380,6 +380,12 @@ pub fn chain_of_causes(error: &(dyn std::error::Error + 'static), limit: usize) 
     }
     text.truncate(text.floor_char_boundary(limit));
     text
+}
+
+/// As words, not in the middle of one.
+fn ends_with(text: &str, end: &str) -> bool {
+    let before = text.strip_suffix(end);
+    before.is_some_and(|before| !before.ends_with(char::is_alphanumeric))
 }
 
 #[cfg(test)]
@@ -400,5 +406,6 @@ mod tests {
         let whole: Vec<_> = said.split("\ncaused by: ").collect();
         assert_eq!(whole.len(), 2, "{said}");
         assert!(whole[0].starts_with("the page: ") && whole[1] == "the wire was cut");
+        assert!(ends_with("it is locked", "locked") && !ends_with("it is unlocked", "locked"));
     }
 }

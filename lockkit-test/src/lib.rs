@@ -21,7 +21,6 @@
 //! | hold the workers of a queue against its own books | [`audit`] |
 //! | prove that of a lock's holders one at a time believes in it, and that fences keep out the others | [`locks`] |
 //! | do more on request, from another seed, and tell how much it was | [`soak`] |
-//! | say an error and its causes in one line | [`causes`] |
 //! | let everything happen to workers and server, from one seed (feature `postgres` or `redis`) | `nemesis` |
 //!
 //! The modules are public, unlike elsewhere in the workspace, because names such as
@@ -32,7 +31,6 @@ pub mod audit;
 pub mod bad_input;
 pub mod bank;
 pub mod cancel;
-pub mod causes;
 pub mod child;
 pub mod counter;
 pub mod diary;

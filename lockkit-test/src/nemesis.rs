@@ -389,7 +389,7 @@ impl<'a> Nemesis<'a> {
     }
 
     /// It sets the clock of that [`server`](Self::server)'s database, which is read through this view in milliseconds, forward
-    /// and back, by so much at most.
+    /// and back, by so much at most. Not together with [`sessions`](Self::sessions), which would end its own.
     #[cfg(feature = "postgres")]
     #[must_use]
     pub fn clock(mut self, view: &'static str, most: Duration) -> Self {
@@ -426,12 +426,17 @@ impl<'a> Nemesis<'a> {
     /// # Panics
     ///
     /// When something breaks that it has not broken: a worker that ends by itself, a server that does not come
-    /// back.
+    /// back. For a clock without a server, or together with sessions.
     ///
     /// # Cancel safety
     ///
-    /// None: a worker may be left standing still.
+    /// None: a worker may be left standing still, and the clock wrong.
     pub async fn rage(mut self, until: impl Future<Output = ()>) -> Strokes {
+        #[cfg(feature = "postgres")]
+        assert!(
+            self.clock.is_none() || self.server.is_some() && self.sessions.is_none(),
+            "a clock is a server's, and its session is not to be ended"
+        );
         let stage = Stage::default();
         #[cfg(feature = "postgres")]
         let before = self.proxy.map_or(0, |(proxy, ..)| proxy.cuts());

@@ -29,7 +29,6 @@ use rustix::process::geteuid;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _};
 
-use crate::causes::in_a_line;
 use crate::warden::{Kept, ServerFailed, Warden};
 
 pub use proxy::{Cut, Proxy};
@@ -124,7 +123,7 @@ impl Cluster {
                 Ok(address) => Cluster::at(&address),
                 Err(_) => Cluster::start(&Settings::new()),
             };
-            cluster.unwrap_or_else(|error| panic!("{}", in_a_line(&error)))
+            cluster.unwrap_or_else(|error| panic!("{}", chain(&error)))
         });
         &SHARED
     }
@@ -278,16 +277,13 @@ impl Cluster {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("lockkit_test_{}_{number}", process::id());
         let mut admin = self.options.connect().await.unwrap_or_else(|error| {
-            panic!(
-                "the test's PostgreSQL cannot be reached: {}",
-                in_a_line(&error)
-            )
+            panic!("the test's PostgreSQL cannot be reached: {}", chain(&error))
         });
         let create = format!("CREATE DATABASE {name} TEMPLATE template0");
         admin
             .execute(AssertSqlSafe(create))
             .await
-            .unwrap_or_else(|error| panic!("{name} cannot be made: {}", in_a_line(&error)));
+            .unwrap_or_else(|error| panic!("{name} cannot be made: {}", chain(&error)));
         let _ = admin.close().await;
         Database {
             options: self.options.clone().database(&name),
@@ -325,7 +321,7 @@ impl Database {
     /// When the server refuses.
     pub async fn connect(&self) -> PgConnection {
         let connected = self.options.connect().await;
-        connected.unwrap_or_else(|error| panic!("{}: {}", self.name, in_a_line(&error)))
+        connected.unwrap_or_else(|error| panic!("{}: {}", self.name, chain(&error)))
     }
 
     /// A pool of at most so many connections, none of them open yet.
@@ -440,4 +436,15 @@ fn as_user(program: impl AsRef<std::ffi::OsStr>, user: Option<&Unprivileged>) ->
         .args(["--clear-groups", "--"])
         .arg(program);
     command
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }

@@ -1,12 +1,14 @@
 //! What the nemesis does is done when it says so, and healed when it returns.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockkit_test::child::{ChildError, Command};
 use lockkit_test::nemesis::{Crew, Nemesis, Stroke, Strokes};
 use lockkit_test::postgres::{Cluster, Proxy, Settings};
+use sqlx::ConnectOptions as _;
 
 const LEASE: Duration = Duration::from_millis(20);
 
@@ -96,11 +98,16 @@ async fn the_server_is_ended_in_every_way_and_there_in_the_end() {
     let cluster = Arc::new(Cluster::start(&Settings::new()).unwrap());
     let database = cluster.database().await;
     let proxy = Proxy::start(&database);
+    let mut session = database.connect().await;
+    sqlx::Executor::execute(&mut session, CLOCK).await.unwrap();
+    drop(session);
+    // Mutant: B180
+    let seen = Mutex::new(BTreeSet::new());
     // What listens and what works, each of which begins again when it is ended.
     let client = async |statement: &'static str| -> () {
         loop {
             let options = proxy.options();
-            let Ok(mut session) = sqlx::ConnectOptions::connect(&options).await else {
+            let Ok(mut session) = options.connect().await else {
                 continue;
             };
             while sqlx::Executor::execute(&mut session, statement)
@@ -111,10 +118,21 @@ async fn the_server_is_ended_in_every_way_and_there_in_the_end() {
             }
         }
     };
+    // How far the clock is off.
+    let looks = async {
+        loop {
+            let Ok(mut session) = database.options().connect().await else {
+                continue;
+            };
+            let look = || sqlx::query_scalar::<_, i64>("SELECT ms FROM clock");
+            while let Ok(off) = look().fetch_one(&mut session).await {
+                seen.lock().unwrap().insert(off);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
     let mut left = vec![Stroke::Crash, Stroke::Restart];
     left.extend([Stroke::EndSessions, Stroke::EndListeners, Stroke::TurnClock]);
-    let mut session = database.connect().await;
-    sqlx::Executor::execute(&mut session, CLOCK).await.unwrap();
     let all = async {
         for seed in 1.. {
             let nemesis = Nemesis::new(seed).server(Arc::clone(&cluster), &database);
@@ -127,7 +145,14 @@ async fn the_server_is_ended_in_every_way_and_there_in_the_end() {
                 all.any(|(what, .., whom)| what == stroke && *whom > 0)
             };
             left.retain(|stroke| !hit(stroke));
-            if left.is_empty() && proxy.cuts() > 0 {
+            let (ahead, behind) = {
+                let seen = seen.lock().unwrap();
+                let most = OFF.as_millis() as i64;
+                assert!(seen.iter().all(|off| off.abs() <= most), "{seen:?}");
+                let is = |far: fn(&i64) -> bool| seen.iter().any(far);
+                (is(|off| *off > 0), is(|off| *off < 0))
+            };
+            if left.is_empty() && proxy.cuts() > 0 && ahead && behind {
                 break;
             }
         }
@@ -136,6 +161,7 @@ async fn the_server_is_ended_in_every_way_and_there_in_the_end() {
         all = tokio::time::timeout(SOON, all) => all.expect("all of it happens"),
         () = client("LISTEN x") => unreachable!(),
         () = client("COMMIT") => unreachable!(),
+        () = looks => unreachable!(),
     }
     let mut session = database.connect().await;
     let off: i64 = sqlx::query_scalar("SELECT ms FROM clock")

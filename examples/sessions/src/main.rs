@@ -36,7 +36,6 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use lockkit_test::causes::in_a_line;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -137,7 +136,9 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {}", in_a_line(error.as_ref()));
+            // In one line.
+            let causes = lockkit_db::chain_of_causes(error.as_ref(), usize::MAX);
+            eprintln!("error: {}", causes.replace("\ncaused by: ", ": "));
             ExitCode::FAILURE
         }
     }

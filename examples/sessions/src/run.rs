@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use axum::http::{Method, StatusCode};
-use lockkit_test::causes::in_a_line;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::types::Json;
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -164,7 +163,7 @@ impl Run<'_> {
         figures.ended_well = true;
         for instance in self.crew {
             if let Err(error) = instance.end().await {
-                figures.strange.push(in_a_line(error.as_ref()));
+                figures.strange.push(format!("{error:#}"));
                 figures.ended_well = false;
             }
         }

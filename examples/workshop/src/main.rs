@@ -32,7 +32,6 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use lockkit_test::causes::in_a_line;
 
 /// The nemesis kills one worker and pauses another, and somebody has to work on.
 const NEMESIS_WORKERS: u64 = 3;
@@ -149,7 +148,9 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {}", in_a_line(error.as_ref()));
+            // In one line.
+            let causes = lockkit_db::chain_of_causes(error.as_ref(), usize::MAX);
+            eprintln!("error: {}", causes.replace("\ncaused by: ", ": "));
             ExitCode::FAILURE
         }
     }

@@ -213,7 +213,8 @@ impl<P: Place> Shop<P> {
                 // Why, if it is that nothing can be written any more, as on a disk that is full.
                 let large = NewJob::new("large", vec![0; 1 << 20]);
                 let put = self.store.enqueue(&self.queue, &[large]).await;
-                put.context(stalled.clone())?;
+                let put = put.context(stalled.clone())?;
+                self.store.cancel(&put).await?;
                 bail!(stalled);
             }
             tokio::time::sleep(LOOK).await;

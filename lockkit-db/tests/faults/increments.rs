@@ -8,6 +8,7 @@ use lockkit_db::cas::{Loaded, Outcome, Version};
 use lockkit_db::fenced::FencedRows;
 use lockkit_db::pessimistic::RowLock;
 use lockkit_db::sqlx::{self, Executor as _};
+use lockkit_db::transaction::{Class, classify};
 use lockkit_db::{Error, optimistic, retry_tx};
 use lockkit_test::counter;
 use lockkit_test::history::{self, ProcessId, Recorder};
@@ -114,6 +115,7 @@ on_both! {
         let rows = FencedRows::new(&counters(), "mark").unwrap();
         let last = AtomicU64::new(0);
         adds_up!(scene, "fenced", async |id: i64| {
+            let mut busy = 0;
             loop {
                 let fence = Fence::new(last.fetch_add(1, Ordering::Relaxed) + 1).unwrap();
                 let claimed: Result<Loaded<i64>, Error> = rows.claim(&scene.pool, id, fence).await;
@@ -125,7 +127,7 @@ on_both! {
                     Ok(_) => break Ok(()),
                     Err(Error::Stale { .. }) => {}
                     // SQLite serves its writers in no order, and one may wait for longer than it is let.
-                    Err(error) if error.is_transient() => {}
+                    Err(error) if classify(&error) == Class::Busy && busy < 10 => busy += 1,
                     Err(error) => break Err(error),
                 }
             }

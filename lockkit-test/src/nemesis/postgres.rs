@@ -21,6 +21,8 @@ const MOST_SESSIONS: i64 = 3;
 /// The clock of a database, read through a view, which is off by what a table says.
 pub(super) struct Clock<'a> {
     database: &'a Database,
+    /// It has one row.
+    table: String,
     /// In milliseconds.
     most: i64,
 }
@@ -32,22 +34,23 @@ pub(super) async fn strike(
     mut rng: Rng,
     stage: &Stage,
 ) {
-    let kinds = if clock.is_some() { 13 } else { 10 };
     while stage.goes_on(&mut rng, PEACE).await {
-        let stroke = match rng.u8(..kinds) {
+        // Here, as the server is up.
+        if let Some(clock) = clock
+            && rng.bool()
+        {
+            let off = rng.i64(-clock.most..=clock.most);
+            stage.stroke(Stroke::TurnClock, clock.turn(off)).await;
+        }
+        let stroke = match rng.u8(..10) {
             0 => Stroke::Crash,
             1 => Stroke::Restart,
             2..5 => Stroke::EndListeners,
-            10.. => Stroke::TurnClock,
             _ => Stroke::EndSessions,
         };
         let cluster = Arc::clone(cluster);
-        match (stroke, clock) {
-            (Stroke::TurnClock, Some(clock)) => {
-                let to = rng.i64(-clock.most..=clock.most);
-                stage.stroke(stroke, clock.turn(to)).await;
-            }
-            (Stroke::Crash | Stroke::Restart, _) => {
+        match stroke {
+            Stroke::Crash | Stroke::Restart => {
                 let down_and_up = move || match stroke {
                     Stroke::Crash => cluster.crash(),
                     _ => cluster.restart(),
@@ -80,38 +83,43 @@ pub(super) async fn strike(
 
 impl<'a> Clock<'a> {
     /// Puts it in the place of the one that the view shows, unless that was done before.
+    ///
+    /// How far it is off is what it was when a statement began, also for one that then waits.
     pub(super) async fn put(database: &'a Database, view: &str, most: Duration) -> Self {
         let put = format!(
             "DO $do$ BEGIN
-                 IF to_regclass('nemesis_clock') IS NULL THEN
-                     CREATE TABLE nemesis_clock (off bigint NOT NULL);
-                     INSERT INTO nemesis_clock VALUES (0);
+                 IF to_regclass('nemesis_{view}') IS NULL THEN
+                     CREATE TABLE nemesis_{view} (off bigint NOT NULL);
+                     INSERT INTO nemesis_{view} VALUES (0);
                      EXECUTE 'CREATE OR REPLACE VIEW {view} AS
-                         SELECT ms + (SELECT off FROM nemesis_clock) AS ms FROM ('
+                         SELECT ms + (SELECT off FROM nemesis_{view}) AS ms FROM ('
                          || rtrim(pg_get_viewdef('{view}'::regclass), ';') || ') AS right_clock';
                  END IF;
              END $do$"
         );
         let clock = Self {
             database,
+            table: format!("nemesis_{view}"),
             most: most.as_millis().try_into().unwrap_or(i64::MAX),
         };
-        clock.run(AssertSqlSafe(put)).await;
+        clock.run(put).await;
         clock
     }
 
-    /// So many milliseconds from the right time.
+    /// So many milliseconds from the right time; how many clocks that is.
     pub(super) async fn turn(&self, off: i64) -> usize {
-        let turn = format!("UPDATE nemesis_clock SET off = {off}");
-        self.run(AssertSqlSafe(turn)).await;
-        1
+        let turned = self.run(format!("UPDATE {} SET off = {off}", self.table));
+        let turned = turned.await;
+        assert_eq!(turned, 1, "there is one clock");
+        turned as usize
     }
 
-    async fn run(&self, statement: AssertSqlSafe<String>) {
+    async fn run(&self, statement: String) -> u64 {
         let mut connection = self.database.connect().await;
-        let run = connection.execute(statement).await;
-        run.unwrap_or_else(|error| panic!("the clock cannot be set: {error}"));
+        let run = connection.execute(AssertSqlSafe(statement)).await;
+        let run = run.unwrap_or_else(|error| panic!("the clock cannot be set: {error}"));
         let _ = connection.close().await;
+        run.rows_affected()
     }
 }
 
