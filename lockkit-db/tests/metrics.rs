@@ -159,9 +159,7 @@ async fn the_numbers_of_a_run_are_those_of_its_jobs() {
     };
     assert_eq!(ran("good", "done"), [2.0, 2.0]);
     assert_eq!(ran("bad", "retry"), [2.0, 2.0]);
-    // The first one began at once; the second waited here for the first.
     let waits = book.of("lockkit_job_wait_seconds{worker=w,queue=mail}");
-    // Mutant: C93
     assert_eq!(waits.len(), 4);
     for (wait, least) in waits.iter().zip([7.0, 9.0, 11.0, 0.0]) {
         assert!((least..least + 0.5).contains(wait), "{waits:?}");
@@ -176,4 +174,41 @@ async fn the_numbers_of_a_run_are_those_of_its_jobs() {
             "{gauge}: {values:?}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_claimed_ahead_waits_until_it_begins() {
+    // Mutant: C93
+    const SLOW: Duration = Duration::from_millis(100);
+    let book = Book::default();
+    let _recorder = metrics::set_default_local_recorder(&book);
+    let store = Arc::new(MemoryStore::on_tokio_clock());
+    // After the first one it is thought that they are quick, and the others are claimed together.
+    let jobs = ["quick", "slow", "slow"].map(|kind| NewJob::new(kind, vec![]));
+    store.enqueue("mail", &jobs).await.unwrap();
+    let worker = Worker::builder(Arc::clone(&store), async |job: Job| {
+        if &*job.kind == "slow" {
+            sleep(SLOW).await;
+        }
+        Ok(Completion::Done)
+    })
+    .queue("mail")
+    .name("w")
+    .slots(1)
+    .prefetch(8)
+    .build()
+    .unwrap();
+    let emptied = async {
+        loop {
+            let stats = store.stats().await.unwrap();
+            if stats.ready + stats.claimed == 0 {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert_eq!(worker.run(emptied).await.done, 3);
+    let waits = book.of("lockkit_job_wait_seconds{worker=w,queue=mail}");
+    assert_eq!(waits.len(), 3);
+    assert!(waits[2] - waits[1] >= SLOW.as_secs_f64(), "{waits:?}");
 }
