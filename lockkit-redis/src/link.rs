@@ -53,7 +53,7 @@ pub struct Line<C> {
     pub connection: C,
     /// Its number, for [`Connect::broken`].
     pub number: u64,
-    /// When the first message was sent that nothing was heard after.
+    /// When the first message was sent that nothing was heard after. An answer that nobody awaits any more is not heard.
     silent_since: Arc<Mutex<Option<Instant>>>,
 }
 
