@@ -11,16 +11,19 @@
 -- They are an array then, and not joined: by the statistics of a table that was empty, the planner would walk all jobs by their
 -- ids to find them.
 -- The attempt is counted here, so that a job that kills its worker cannot be tried for ever.
+-- How the tally is looked up: see exchange.sql.
 -- The epoch follows the clock as well as its old value: it grows even where a crash undid a claim.
 WITH me AS MATERIALIZED (
-    SELECT t.session_id, n.ms
+    SELECT t.session_id, t.ctid AS version, n.ms
     FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
-    WHERE t.session_id = $1::bigint AND lockkit_lives(s.lease_until, n.ms)
+    WHERE t.session_id >= $1::bigint AND t.session_id <= $1 AND lockkit_lives(s.lease_until, n.ms)
       AND ($8::bigint = 0 OR t.last_claim < $8)
-    FOR NO KEY UPDATE OF t
+    ORDER BY t.session_id DESC LIMIT 1 FOR NO KEY UPDATE OF t
+), seen AS (
+    SELECT ctid AS version FROM lockkit_tally WHERE session_id >= $1 AND session_id <= $1 ORDER BY session_id DESC LIMIT 1
 ), numbered AS (
     UPDATE lockkit_tally AS t SET last_claim = $8
-    FROM me WHERE t.session_id = me.session_id AND $8 > 0
+    FROM me WHERE t.ctid = ANY (ARRAY(SELECT version FROM seen UNION ALL SELECT version FROM me)) AND $8 > 0
 ), picked AS MATERIALIZED (
     SELECT id FROM lockkit_job
     WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $2::text AND NOT paused)

@@ -16,15 +16,21 @@
 -- the jobs to claim are named by an array.
 -- What is known of the session is looked up by itself, once, and not joined to each job; and the places are compared
 -- only where there are fewer jobs than acknowledgements. For the claim, see claim.sql.
+-- Each exchange leaves a dead version of the tally, which an old snapshot keeps, and to look the row up by its key alone is to
+-- walk all of them. So it is looked for from the end of the index, where the newest is; between limits, since to the
+-- planner the rows of a single key have no order. It is written where it was found: the version that this statement sees, or,
+-- if it had to wait for another exchange, the one that this has left.
 WITH me AS MATERIALIZED (
-    SELECT t.session_id, n.ms, t.last_batch, t.last_size, t.last_stale,
+    SELECT t.session_id, t.ctid AS version, n.ms, t.last_batch, t.last_size, t.last_stale,
            lockkit_lives(s.lease_until, n.ms) AS lives,
            lockkit_lives(s.lease_until, n.ms) AND t.last_batch < $2::bigint AS is_new,
            lockkit_lives(s.lease_until, n.ms) AND t.last_batch <= $2
                AND ($12::bigint = 0 OR t.last_claim < $12) AS may_claim
     FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
-    WHERE t.session_id = $1::bigint
-    FOR NO KEY UPDATE OF t
+    WHERE t.session_id >= $1::bigint AND t.session_id <= $1
+    ORDER BY t.session_id DESC LIMIT 1 FOR NO KEY UPDATE OF t
+), seen AS (
+    SELECT ctid AS version FROM lockkit_tally WHERE session_id >= $1 AND session_id <= $1 ORDER BY session_id DESC LIMIT 1
 ), gone AS (
     DELETE FROM lockkit_job AS j
     WHERE (SELECT is_new FROM me) AND j.id = ANY ($3::bigint[])
@@ -46,7 +52,8 @@ WITH me AS MATERIALIZED (
         done = t.done + sums.done,
         busy_us = least(t.busy_us + sums.busy, 9223372036854775807)
     FROM me, refused, sums
-    WHERE t.session_id = me.session_id AND (me.is_new OR me.may_claim)
+    WHERE t.ctid = ANY (ARRAY(SELECT version FROM seen UNION ALL SELECT version FROM me))
+      AND (me.is_new OR me.may_claim)
 ), picked AS MATERIALIZED (
     SELECT id FROM lockkit_job
     WHERE state = 0 AND queue_id = (SELECT id FROM lockkit_queue WHERE name = $6::text AND NOT paused)

@@ -5,18 +5,20 @@
 --          name, and the priority and time of the first of them
 -- Costs:   one probe by primary key and one write per acknowledgement, two where a row is filed elsewhere
 --
--- See exchange.sql for batches that are here again, and for the sum. That an id is among those given is said beside each join,
--- so that jobs are looked up, whichever side of it the planner begins with. Of a job that is put back the epoch
--- stays: the next claim raises it. A job that a transaction has settled is done, whatever the verdict. If that
--- transaction is still open, it is waited for here, and then the row is looked at anew. One that is not wanted any
--- more does not come back.
+-- See exchange.sql for batches that are here again, for the sum, and for how the tally is looked up. That an id is among
+-- those given is said beside each join, so that jobs are looked up, whichever side of it the planner begins with. Of a job
+-- that is put back the epoch stays: the next claim raises it. A job that a transaction has settled is done, whatever the
+-- verdict. If that transaction is still open, it is waited for here, and then the row is looked at anew. One that is not
+-- wanted any more does not come back.
 WITH me AS MATERIALIZED (
-    SELECT t.session_id, n.ms, s.worker, t.last_batch, t.last_size, t.last_stale,
+    SELECT t.session_id, t.ctid AS version, n.ms, s.worker, t.last_batch, t.last_size, t.last_stale,
            lockkit_lives(s.lease_until, n.ms) AS lives,
            lockkit_lives(s.lease_until, n.ms) AND t.last_batch < $2::bigint AS is_new
     FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
-    WHERE t.session_id = $1::bigint
-    FOR NO KEY UPDATE OF t
+    WHERE t.session_id >= $1::bigint AND t.session_id <= $1
+    ORDER BY t.session_id DESC LIMIT 1 FOR NO KEY UPDATE OF t
+), seen AS (
+    SELECT ctid AS version FROM lockkit_tally WHERE session_id >= $1 AND session_id <= $1 ORDER BY session_id DESC LIMIT 1
 ), ack AS MATERIALIZED (
     SELECT *
     FROM unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::smallint[], $7::bigint[], $8::text[], $9::bytea[])
@@ -92,7 +94,7 @@ WITH me AS MATERIALIZED (
                  count(*) FILTER (WHERE cancelled) AS cancelled,
                  coalesce(sum(busy), 0) AS busy
           FROM held) AS c
-    WHERE me.is_new AND t.session_id = me.session_id
+    WHERE me.is_new AND t.ctid = ANY (ARRAY(SELECT version FROM seen UNION ALL SELECT version FROM me))
 )
 SELECT me.lives, me.last_batch, me.last_size,
        CASE WHEN me.is_new THEN refused.places ELSE me.last_stale END AS refused,

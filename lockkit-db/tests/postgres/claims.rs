@@ -378,6 +378,50 @@ async fn jobs_are_put_in_as_they_are_alike_or_not() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_waited_for_another_exchange_of_its_session_is_on_record() {
+    let scene = Scene::new().await;
+    scene.jobs(4).await;
+    let session = scene.session().await;
+    let held = claim(&scene.store, &session, 3).await;
+    let mut other = scene.database.connect().await;
+    // As one that nobody waits for any more, and that commits while the next one waits for it.
+    let exchange = "BEGIN; UPDATE lockkit_tally SET busy_us = busy_us + 1;
+         UPDATE lockkit_tally SET busy_us = busy_us + 1";
+    let done = |at: usize| Ack::done(&held[at]);
+    let mut retry = done(1);
+    retry.verdict = Verdict::Retry {
+        delay: Duration::ZERO,
+        error: "no".into(),
+    };
+    let spec = ClaimSpec::new("q", 1).numbered(7);
+    // The batches have the answers of their own when they come again; the claim is no claim any more.
+    let asked: [(Option<Vec<Ack>>, Option<&ClaimSpec>); 3] = [
+        (Some(vec![done(0)]), None),
+        (Some(vec![retry]), None),
+        (None, Some(&spec)),
+    ];
+    for (seq, (acks, spec)) in (1..).zip(asked) {
+        let batch = acks.map(|acks| AckBatch { seq, acks });
+        let ask = || scene.store.exchange(&session, batch.as_ref(), spec);
+        run(&mut other, exchange).await;
+        let goes = async {
+            super::replies::waiting(&scene, 1).await;
+            run(&mut other, "COMMIT").await;
+        };
+        let (first, ()) = tokio::join!(ask(), goes);
+        let (first, again) = (first.unwrap(), ask().await.unwrap());
+        // Mutants: C154, C155
+        assert_eq!(again.settled, first.settled, "{seq}");
+        assert_eq!(
+            (first.claimed.len(), again.claimed.len()),
+            (usize::from(batch.is_none()), 0)
+        );
+    }
+    let stats = scene.store.stats().await.unwrap();
+    assert_eq!((stats.workers[0].done, stats.workers[0].retried), (1, 1));
+}
+
 #[tokio::test]
 async fn a_heartbeat_does_not_wait_for_a_batch() {
     let scene = Scene::new().await;

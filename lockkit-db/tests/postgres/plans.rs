@@ -96,6 +96,12 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
             "settle",
             "(1, 1, '{1}', '{1}', '{1}', '{0}', '{0}', '{NULL}', '{NULL}')"
         );
+        for plan in [&claim, &exchange, &settle] {
+            // Mutant: C156
+            let from_the_end = "Index Scan Backward using lockkit_tally_pkey";
+            assert_eq!(plan.matches(from_the_end).count(), 2, "{plan}");
+            assert!(plan.contains("Tid Scan on lockkit_tally"), "{plan}");
+        }
         for plan in [exchange, settle] {
             // Mutant: Q11b
             assert!(!plan.contains("lockkit_job_owner"), "{plan}");
