@@ -129,7 +129,7 @@ async fn no_permit_is_lost_or_given_twice() {
     let semaphore = Arc::new(Semaphore::new(LEAST).unwrap());
     let (counts, inside) = (Arc::new(Counts::default()), Arc::new(AtomicUsize::new(0)));
     // Nobody is let in beyond the largest size; that an unchanged one is exact is for the end, and for the models.
-    in_tasks(2_000_000, |mut rng, operations| {
+    in_tasks(5_000_000, |mut rng, operations| {
         let (semaphore, counts) = (Arc::clone(&semaphore), Arc::clone(&counts));
         let inside = Arc::clone(&inside);
         async move {

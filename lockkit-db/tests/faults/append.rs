@@ -16,7 +16,7 @@ use crate::{patiently, record, told};
 
 const TASKS: u32 = 8;
 /// Of each test.
-const TRANSACTIONS: u64 = 2000;
+const TRANSACTIONS: u64 = 15_000;
 
 /// Lists in use at a time, and transactions of a task until the next ones are.
 const LISTS: u64 = 4;

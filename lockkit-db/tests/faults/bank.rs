@@ -16,7 +16,7 @@ const BEGIN: [i64; ACCOUNTS] = [50; ACCOUNTS];
 
 const TASKS: u32 = 8;
 /// Of each test.
-const OPERATIONS: u64 = 2000;
+const OPERATIONS: u64 = 14_000;
 
 const TABLE: &str = "CREATE TABLE account (id BIGINT PRIMARY KEY, amount BIGINT NOT NULL); \
      INSERT INTO account VALUES (0, 50), (1, 50), (2, 50), (3, 50), (4, 50), (5, 50), (6, 50), (7, 50)";

@@ -20,7 +20,7 @@ use crate::{TABLES, counters, patient, patiently, record, shown, told};
 const TASKS: u32 = 8;
 
 /// Of each strategy on each engine, of which there are ten.
-const INCREMENTS: u64 = 10_000;
+const INCREMENTS: u64 = 15_000;
 
 /// Every second increment is of the one counter that everybody wants.
 fn plan(task: u32) -> impl Iterator<Item = u64> {

@@ -28,7 +28,7 @@ use crate::{TABLES, record, signed_counters, told};
 const TASKS: u32 = 8;
 
 /// Of each strategy.
-const OPERATIONS: u64 = 800;
+const OPERATIONS: u64 = 1600;
 
 /// Of a hundred COMMITs, or of a hundred messages that may be cut, so many are.
 const CUT_COMMITS: u64 = 30;
