@@ -15,8 +15,8 @@
 -- The epoch follows the clock as well as its old value: it grows even where a crash undid a claim.
 WITH me AS MATERIALIZED (
     SELECT t.session_id, t.ctid AS version, n.ms
-    FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
-    WHERE t.session_id >= $1::bigint AND t.session_id <= $1 AND lockkit_lives(s.lease_until, n.ms)
+    FROM lockkit_now AS n, lockkit_tally AS t, lockkit_session AS s
+    WHERE s.id = $1::bigint AND t.session_id >= $1 AND t.session_id <= $1 AND lockkit_lives(s.lease_until, n.ms)
       AND ($8::bigint = 0 OR t.last_claim < $8)
     ORDER BY t.session_id DESC LIMIT 1 FOR NO KEY UPDATE OF t
 ), seen AS (

@@ -17,17 +17,18 @@
 -- What is known of the session is looked up by itself, once, and not joined to each job; and the places are compared
 -- only where there are fewer jobs than acknowledgements. For the claim, see claim.sql.
 -- Each exchange leaves a dead version of the tally, which an old snapshot keeps, and to look the row up by its key alone is to
--- walk all of them. So it is looked for from the end of the index, where the newest is; between limits, since to the
--- planner the rows of a single key have no order. It is written where it was found: the version that this statement sees, or,
--- if it had to wait for another exchange, the one that this has left.
+-- walk all of them. So it is looked for from the end of the index, where the newest is as a rule; between limits, since to the
+-- planner the rows of a single key have no order, and not joined to the session, by which they would have one. It is written by
+-- its place. The update finds the version that this statement sees, and where that is not the last any more, since the lock
+-- had to be waited for, PostgreSQL goes on to the last, and may compare its place, too: so both are named.
 WITH me AS MATERIALIZED (
     SELECT t.session_id, t.ctid AS version, n.ms, t.last_batch, t.last_size, t.last_stale,
            lockkit_lives(s.lease_until, n.ms) AS lives,
            lockkit_lives(s.lease_until, n.ms) AND t.last_batch < $2::bigint AS is_new,
            lockkit_lives(s.lease_until, n.ms) AND t.last_batch <= $2
                AND ($12::bigint = 0 OR t.last_claim < $12) AS may_claim
-    FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
-    WHERE t.session_id >= $1::bigint AND t.session_id <= $1
+    FROM lockkit_now AS n, lockkit_tally AS t, lockkit_session AS s
+    WHERE s.id = $1::bigint AND t.session_id >= $1 AND t.session_id <= $1
     ORDER BY t.session_id DESC LIMIT 1 FOR NO KEY UPDATE OF t
 ), seen AS (
     SELECT ctid AS version FROM lockkit_tally WHERE session_id >= $1 AND session_id <= $1 ORDER BY session_id DESC LIMIT 1

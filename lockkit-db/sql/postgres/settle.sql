@@ -14,8 +14,8 @@ WITH me AS MATERIALIZED (
     SELECT t.session_id, t.ctid AS version, n.ms, s.worker, t.last_batch, t.last_size, t.last_stale,
            lockkit_lives(s.lease_until, n.ms) AS lives,
            lockkit_lives(s.lease_until, n.ms) AND t.last_batch < $2::bigint AS is_new
-    FROM lockkit_now AS n, lockkit_tally AS t JOIN lockkit_session AS s ON s.id = t.session_id
-    WHERE t.session_id >= $1::bigint AND t.session_id <= $1
+    FROM lockkit_now AS n, lockkit_tally AS t, lockkit_session AS s
+    WHERE s.id = $1::bigint AND t.session_id >= $1 AND t.session_id <= $1
     ORDER BY t.session_id DESC LIMIT 1 FOR NO KEY UPDATE OF t
 ), seen AS (
     SELECT ctid AS version FROM lockkit_tally WHERE session_id >= $1 AND session_id <= $1 ORDER BY session_id DESC LIMIT 1

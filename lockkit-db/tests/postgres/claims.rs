@@ -411,7 +411,7 @@ async fn what_has_waited_for_another_exchange_of_its_session_is_on_record() {
         };
         let (first, ()) = tokio::join!(ask(), goes);
         let (first, again) = (first.unwrap(), ask().await.unwrap());
-        // Mutants: C154, C155
+        // Mutants: C154, C155, C157, C158
         assert_eq!(again.settled, first.settled, "{seq}");
         assert_eq!(
             (first.claimed.len(), again.claimed.len()),

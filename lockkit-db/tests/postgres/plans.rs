@@ -72,7 +72,17 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
          VACUUM (TRUNCATE false) lockkit_job;
          INSERT INTO lockkit_job (queue_id, state, priority, run_at, max_attempts, enqueued_at, kind, payload)
          SELECT 1, 0, 0, n, 10, 0, 'k', '' FROM generate_series(1, 20000) AS n";
-    for statistics in ["ANALYZE lockkit_job", filled, emptied] {
+    // And of one session, and of several.
+    let sessions = |n: u32| {
+        format!(
+            "INSERT INTO lockkit_session (worker, host, lease_ms, lease_until, opened_at)
+             SELECT 'w', 'h', 1, 1, 1 FROM generate_series(1, {n});
+             INSERT INTO lockkit_tally (session_id) SELECT id FROM lockkit_session ON CONFLICT DO NOTHING;
+             ANALYZE lockkit_session; ANALYZE lockkit_tally"
+        )
+    };
+    let (one, eight) = (sessions(1), sessions(7));
+    for statistics in ["ANALYZE lockkit_job", filled, emptied, &one, &eight] {
         for statement in statistics.split(';') {
             run(&mut raw, statement).await;
         }
@@ -97,10 +107,11 @@ async fn no_statement_walks_or_sorts_what_it_can_look_up() {
             "(1, 1, '{1}', '{1}', '{1}', '{0}', '{0}', '{NULL}', '{NULL}')"
         );
         for plan in [&claim, &exchange, &settle] {
-            // Mutant: C156
+            // Mutants: C156, C159
             let from_the_end = "Index Scan Backward using lockkit_tally_pkey";
             assert_eq!(plan.matches(from_the_end).count(), 2, "{plan}");
             assert!(plan.contains("Tid Scan on lockkit_tally"), "{plan}");
+            assert!(!plan.contains("Backward using lockkit_session"), "{plan}");
         }
         for plan in [exchange, settle] {
             // Mutant: Q11b
