@@ -52,16 +52,18 @@ enum What {
     Enqueue(u64),
     Load,
     Both,
+    Same,
     Snapshot,
     Backlog,
 }
 
-const ROWS: [(&str, What); 7] = [
+const ROWS: [(&str, What); 8] = [
     ("drain", What::Drain),
     ("enqueue-1000", What::Enqueue(1000)),
     ("enqueue-1", What::Enqueue(1)),
     ("start-at-half-load", What::Load),
     ("start-at-half-of-both", What::Both),
+    ("start-at-5000", What::Same),
     ("claim-old-snapshot", What::Snapshot),
     ("claim-large-table", What::Backlog),
 ];
@@ -229,7 +231,8 @@ impl Bench {
             (What::Drain, Some(side)) => self.drain(side).await,
             (What::Load, Some(side)) => self.load(side, "load").await,
             (What::Both, Some(side)) => self.load(side, "both").await,
-            (What::Load | What::Both, None) => {
+            (What::Same, Some(side)) => self.load(side, "same").await,
+            (What::Load | What::Both | What::Same, None) => {
                 let url = self.database(Side::Lockkit).await?;
                 floor::commits(&url).await
             }
@@ -408,13 +411,21 @@ impl Row {
                     vec![bar(Of::PerSecond, &[BY_HAND], least, false)],
                 )
             }
-            What::Load | What::Both => (
-                vec![COMMITS, peers[0], peers[1]],
-                vec![
-                    bar(Of::P50Us, &[COMMITS], 1.0, false),
-                    bar(Of::P50Us, &peers, 1.0, false),
-                ],
-            ),
+            What::Load | What::Both | What::Same => {
+                // As many as one of them takes at its best.
+                let peers = if what == What::Same {
+                    &peers[..1]
+                } else {
+                    &peers[..]
+                };
+                (
+                    [&[COMMITS], peers].concat(),
+                    vec![
+                        bar(Of::P50Us, &[COMMITS], 1.0, false),
+                        bar(Of::P50Us, peers, 1.0, false),
+                    ],
+                )
+            }
             What::Snapshot | What::Backlog => (
                 vec![WITHOUT],
                 vec![

@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(2);
 const TOGETHER: u64 = 100;
 /// Those who enqueue then.
 const CLIENTS: u64 = 2;
+/// Jobs a second, where they are the same for all sides.
+const SAME: f64 = 5000.0;
 /// For how long they enqueue as fast as they can.
 const FLOOD: Duration = Duration::from_secs(2);
 
@@ -48,6 +50,8 @@ pub(super) enum Work {
     Load,
     /// The same, but half as many as it could while they were put in as fast as they could be.
     Both,
+    /// The same, but [`SAME`], whatever it could.
+    Same,
 }
 
 /// What a child did.
@@ -119,19 +123,21 @@ async fn work<E: Engine>(args: &Args) -> Result<()> {
             waits_us: Vec::new(),
             per_second: 0.0,
         };
-        if matches!(args.work, Work::Load | Work::Both) {
+        if matches!(args.work, Work::Load | Work::Both | Work::Same) {
             let load = Load {
                 engine: &engine,
                 times: &times,
                 begun: &begun,
             };
-            let (first, peak) = if args.work == Work::Both {
-                load.flood().await?
-            } else {
-                (0, args.jobs as f64 / report.time.as_secs_f64())
+            let (first, rate) = match args.work {
+                Work::Both => {
+                    let (first, peak) = load.flood().await?;
+                    (first, peak / 2.0)
+                }
+                Work::Same => (0, SAME),
+                _ => (0, args.jobs as f64 / report.time.as_secs_f64() / 2.0),
             };
-            let half = peak / 2.0;
-            report.per_second = load.paced(first, half, args.seconds).await?;
+            report.per_second = load.paced(first, rate, args.seconds).await?;
             report.waits_us = times.waits(first * TOGETHER);
         }
         println!("{}", serde_json::to_string(&report)?);
