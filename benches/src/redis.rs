@@ -10,6 +10,7 @@ mod handoff;
 mod renewal;
 mod sides;
 
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use tokio::task::JoinSet;
 use crate::Measured;
 use crate::machine::cpu_time;
 use crate::race::{self, Args, Note, Row, Waits};
-use crate::server::family_cpu_time;
+use crate::server::{family_cpu_time, first_thread_cpu_time};
 use handoff::Tally;
 use sides::{ByHand, Lockkit, Rslock, Side};
 
@@ -40,9 +41,6 @@ const RSLOCK: &str = "rslock, unfenced";
 const CYCLES: [(usize, usize); 3] = [(1, 2000), (8, 6400), (64, 12_800)];
 
 const TTL: Duration = Duration::from_secs(10);
-
-/// How many turns show what a side takes of the cores: more than the server's clock for it is coarse.
-const SPENT_TURNS: usize = 5;
 
 /// Nobody pauses who is never refused.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -112,9 +110,9 @@ pub(crate) fn run(args: &Args) -> Result<Measured> {
             .build()?,
     );
     let redis = Redis::start(&runtime)?;
-    let mut rows = Vec::new();
+    let (mut rows, mut spent) = (Vec::new(), Vec::new());
     for (tasks, cycles) in CYCLES {
-        rows.push(cycle(&runtime, &redis, tasks, cycles)?);
+        rows.push(cycle(&runtime, &redis, tasks, cycles, &mut spent)?);
     }
     let (handoffs, tallies) = handoff::rows(&runtime, &redis)?;
     rows.extend(handoffs);
@@ -127,9 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<Measured> {
     race::run_beside("redis", &title, rows, args, server, || {
         let mut notes: Vec<_> = tallies.iter().flat_map(Tally::notes).collect();
         if args.are_all() {
-            for (tasks, cycles) in CYCLES {
-                notes.extend(spent(&runtime, &redis, tasks, cycles)?);
-            }
+            notes.extend(spent.iter().map(Spent::note));
             notes.push(renewal::measure(&runtime, &redis)?);
         }
         Ok(notes)
@@ -160,10 +156,18 @@ fn turns(
     ])
 }
 
-fn cycle(runtime: &Rc<Runtime>, redis: &Redis, tasks: usize, cycles: usize) -> Result<Row> {
+fn cycle(
+    runtime: &Rc<Runtime>,
+    redis: &Redis,
+    tasks: usize,
+    cycles: usize,
+    all: &mut Vec<Spent>,
+) -> Result<Row> {
     let mut row = Row::new(format!("cycle-{tasks}"), cycles);
     for (side, turn) in turns(runtime, redis, tasks, cycles)? {
-        row = row.side(side, turn);
+        let spent = Spent::new(tasks, side);
+        all.push(spent.clone());
+        row = row.side(side, spent.metered(redis.pid, cycles, turn));
     }
     Ok(row
         .bar(&[BY_HAND], FLOOR.0)
@@ -172,29 +176,60 @@ fn cycle(runtime: &Rc<Runtime>, redis: &Redis, tasks: usize, cycles: usize) -> R
         .goal(&[RSLOCK], PEER.1))
 }
 
-/// What the cycles of each side take of the cores, here and at the server; by themselves, as to look at it takes time.
-fn spent(runtime: &Rc<Runtime>, redis: &Redis, tasks: usize, cycles: usize) -> Result<Vec<Note>> {
-    let row = format!("cycle-{tasks}");
-    let mut notes = Vec::new();
-    for (side, mut turn) in turns(runtime, redis, tasks, cycles)? {
-        turn()?;
-        let (began, there, here) = (Instant::now(), family_cpu_time(redis.pid)?, cpu_time());
-        for _ in 0..SPENT_TURNS {
-            turn()?;
+/// What a side's cycles take of the cores, here and in the one thread of the server's, in all of its turns.
+#[derive(Clone)]
+struct Spent {
+    row: String,
+    side: &'static str,
+    sums: Rc<Cell<Sums>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    cycles: usize,
+    time: Duration,
+    here: Duration,
+    there: Duration,
+}
+
+impl Spent {
+    fn new(tasks: usize, side: &'static str) -> Self {
+        Self {
+            row: format!("cycle-{tasks}"),
+            side,
+            sums: Rc::default(),
         }
-        let here = cpu_time().saturating_sub(here);
-        let there = family_cpu_time(redis.pid)?.saturating_sub(there);
-        let [all, here, there] = [began.elapsed(), here, there]
-            .map(|time| time.as_secs_f64() * 1e6 / (SPENT_TURNS * cycles) as f64);
-        notes.push(Note {
+    }
+
+    fn metered(&self, server: u32, cycles: usize, mut turn: Turn) -> Turn {
+        let sums = Rc::clone(&self.sums);
+        Box::new(move || {
+            let there = first_thread_cpu_time(server)?;
+            let (began, here) = (Instant::now(), cpu_time());
+            let waits = turn()?;
+            let sum = sums.get();
+            sums.set(Sums {
+                cycles: sum.cycles + cycles,
+                time: sum.time + began.elapsed(),
+                here: sum.here + cpu_time().saturating_sub(here),
+                there: sum.there + first_thread_cpu_time(server)?.saturating_sub(there),
+            });
+            Ok(waits)
+        })
+    }
+
+    fn note(&self) -> Note {
+        let (row, side, sums) = (&self.row, self.side, self.sums.get());
+        let [all, here, there] = [sums.time, sums.here, sums.there]
+            .map(|time| time.as_secs_f64() * 1e6 / sums.cycles as f64);
+        Note {
             line: format!(
                 "{row}: {side}: {all:.1} us a cycle, in which {here:.1} us of a core here and {there:.1} us at the server"
             ),
             json: json!({ "row": row, "side": side, "us": all, "client_us": here, "server_us": there }),
             missed: None,
-        });
+        }
     }
-    Ok(notes)
 }
 
 fn turn<S: Side + Clone>(

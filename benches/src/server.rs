@@ -21,6 +21,17 @@ pub(crate) fn postmaster(cluster: &Cluster) -> Result<u32> {
     Ok(pid.trim().parse()?)
 }
 
+/// The processor time of a process's first thread, to the nanosecond.
+///
+/// # Errors
+///
+/// Where there is no `/proc`, or it does not tell.
+pub(crate) fn first_thread_cpu_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let time = stat.split(' ').next().context("schedstat is empty")?;
+    Ok(Duration::from_nanos(time.parse()?))
+}
+
 /// The processor time of a process and its children, those that have ended included.
 ///
 /// # Errors

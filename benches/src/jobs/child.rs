@@ -203,7 +203,7 @@ impl<E: Engine> Load<'_, E> {
     async fn put(&self, turn: u64) -> Result<()> {
         // 0 is the number of those that were there before.
         let numbers = turn * TOGETHER + 1..(turn + 1) * TOGETHER + 1;
-        self.times.room(numbers.end)?;
+        Times::room(numbers.end)?;
         self.engine.enqueue(numbers.clone()).await?;
         self.times.put(numbers, Instant::now());
         Ok(())
@@ -246,7 +246,7 @@ impl Default for Times {
 }
 
 impl Times {
-    fn room(&self, number: u64) -> Result<()> {
+    fn room(number: u64) -> Result<()> {
         ensure!(
             (number as usize) < MOST - 1,
             "more jobs than were thought of"

@@ -17,8 +17,9 @@ use crate::queue::bells::Bells;
 pub(super) const CHANNEL: &str = "lockkit_queue";
 
 /// A queue's notifications are at least this far apart, in each process: one takes a lock that all have to
-/// take which are committed with one. What comes in between is told when that time is over.
-const APART: Duration = Duration::from_millis(20);
+/// take which are committed with one. What comes in between is told when that time is over, so it is also what a job may
+/// wait for until another process hears of it.
+const APART: Duration = Duration::from_millis(5);
 
 /// The bell of a process, and its listener. When nobody waits for work, what has come is read at each claim and upkeep.
 pub(super) struct Wake {
@@ -204,21 +205,21 @@ mod tests {
         assert_eq!(when("q", 5, 0), Ok(place(5)));
         assert_eq!(when("other", 6, 1), Ok(place(6)));
         // Mutant: C24
-        assert_eq!(when("q", 9, 1), Err(Some(ms(20))));
+        assert_eq!(when("q", 9, 1), Err(Some(ms(5))));
         assert_eq!(when("q", 7, 2), Err(None));
-        assert_eq!(when("q", 8, 19), Err(None));
+        assert_eq!(when("q", 8, 4), Err(None));
         // Mutant: C116
-        assert_eq!(told.kept("q", ms(20)), Some(place(7)));
-        assert_eq!(told.kept("q", ms(41)), None);
-        assert_eq!(told.kept("none", ms(41)), None);
+        assert_eq!(told.kept("q", ms(5)), Some(place(7)));
+        assert_eq!(told.kept("q", ms(9)), None);
+        assert_eq!(told.kept("none", ms(9)), None);
         let mut when = |id, at| told.when(News::after("q", place(id)), ms(at));
-        assert_eq!(when(1, 39), Err(Some(ms(40))));
+        assert_eq!(when(1, 9), Err(Some(ms(10))));
         // Nobody has come at that time.
-        assert_eq!(when(2, 40), Ok(place(1)));
-        assert_eq!(when(3, 41), Err(Some(ms(60))));
+        assert_eq!(when(2, 10), Ok(place(1)));
+        assert_eq!(when(3, 11), Err(Some(ms(15))));
         // Who was to come then comes late.
-        assert_eq!(told.kept("q", ms(42)), None);
-        assert_eq!(told.kept("q", ms(60)), Some(place(3)));
+        assert_eq!(told.kept("q", ms(12)), None);
+        assert_eq!(told.kept("q", ms(15)), Some(place(3)));
     }
 
     #[test]
@@ -231,8 +232,8 @@ mod tests {
         told.line("q").keep(place(3));
         // Mutant: C150
         let next = told.when(News::after("q", place(4)), ms(1));
-        assert_eq!(next, Err(Some(ms(20))));
-        assert_eq!(told.kept("q", ms(20)), Some(place(3)));
+        assert_eq!(next, Err(Some(ms(5))));
+        assert_eq!(told.kept("q", ms(5)), Some(place(3)));
     }
 
     #[test]
