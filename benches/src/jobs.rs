@@ -411,21 +411,13 @@ impl Row {
                     vec![bar(Of::PerSecond, &[BY_HAND], least, false)],
                 )
             }
-            What::Load | What::Both | What::Same => {
-                // As many as one of them takes at its best.
-                let peers = if what == What::Same {
-                    &peers[..1]
-                } else {
-                    &peers[..]
-                };
-                (
-                    [&[COMMITS], peers].concat(),
-                    vec![
-                        bar(Of::P50Us, &[COMMITS], 1.0, false),
-                        bar(Of::P50Us, peers, 1.0, false),
-                    ],
-                )
-            }
+            What::Load | What::Both | What::Same => (
+                vec![COMMITS, peers[0], peers[1]],
+                vec![
+                    bar(Of::P50Us, &[COMMITS], 1.0, false),
+                    bar(Of::P50Us, &peers, 1.0, false),
+                ],
+            ),
             What::Snapshot | What::Backlog => (
                 vec![WITHOUT],
                 vec![

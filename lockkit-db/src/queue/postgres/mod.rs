@@ -18,7 +18,7 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{PgConnection, Postgres, Row as _};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::cursor::{Aim, Cursor, Found, Heard, Place, START, Walk};
 use self::doctor::Doctor;
@@ -54,7 +54,7 @@ const MIGRATIONS: &[Migration] = &[Migration {
 const PROMOTE_LIMIT: i64 = 1000;
 
 /// The pauses between two looks for other processes' jobs: from, to.
-const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+const LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// How long a notification is waited for by whoever sends it.
 const TELL: Duration = Duration::from_millis(100);
@@ -807,7 +807,9 @@ impl Hints {
 
     async fn notify(&self, texts: Vec<String>) {
         let notify = self.reader.write(sqlx::query(sql!("notify")).bind(texts));
+        let begun = Instant::now();
         let _ = timeout(TELLING, notify).await;
+        self.wake.took(begun.elapsed());
     }
 }
 

@@ -21,6 +21,11 @@ pub(super) const CHANNEL: &str = "lockkit_queue";
 /// wait for until another process hears of it.
 const APART: Duration = Duration::from_millis(5);
 
+/// Where one takes longer, since the server is slow or many queues' wait for the connection, they are this many times as long
+/// apart as the last one took, but not longer than workers are between two looks.
+const TIMES_AS_LONG: u32 = 4;
+const FARTHEST: Duration = Duration::from_secs(1);
+
 /// The bell of a process, and its listener. When nobody waits for work, what has come is read at each claim and upkeep.
 pub(super) struct Wake {
     pub(super) bells: Bells,
@@ -50,14 +55,18 @@ pub(super) enum When {
     WithOthers,
 }
 
-/// What was told, by queue.
+/// What was told.
 #[derive(Default)]
-struct Told(HashMap<String, Line>);
+struct Told {
+    queues: HashMap<String, Line>,
+    /// How long the last notification took.
+    took: Duration,
+}
 
 #[derive(Default)]
 struct Line {
-    /// When the last notification was sent.
-    last: Option<Instant>,
+    /// Until when nothing is to be told, since something was.
+    rests: Option<Instant>,
     /// The first place of which nothing was told since.
     kept: Option<Place>,
     /// Whether somebody waits until it may be told.
@@ -105,6 +114,11 @@ impl Wake {
         Some(self.text(queue, after))
     }
 
+    /// A notification has taken so long, with the wait for the connection.
+    pub(super) fn took(&self, time: Duration) {
+        self.told.lock().took = time;
+    }
+
     fn text(&self, queue: &str, (priority, run_at, _): Place) -> String {
         format!("{:016x}:{priority}:{run_at}:{queue}", self.me)
     }
@@ -140,44 +154,50 @@ impl<'a> News<'a> {
 impl Told {
     /// What is to be told now; or else, when, if nobody waits for that yet.
     fn when(&mut self, news: News<'_>, now: Instant) -> Result<Place, Option<Instant>> {
+        let apart = self.apart();
         let line = self.line(news.queue);
         let after = line.keep(news.after);
         if let Some(due) = line.rests(now) {
             let waits = std::mem::replace(&mut line.waits, true);
             return Err((!waits).then_some(due));
         }
-        *line = Line::told(now);
+        *line = Line::told(now + apart);
         Ok(after)
     }
 
     fn kept(&mut self, queue: &str, now: Instant) -> Option<Place> {
-        let line = self.0.get_mut(queue)?;
+        let apart = self.apart();
+        let line = self.queues.get_mut(queue)?;
         let kept = line.kept.filter(|_| line.rests(now).is_none())?;
-        *line = Line::told(now);
+        *line = Line::told(now + apart);
         Some(kept)
     }
 
+    /// For how long nothing is told of a queue of which something is told now.
+    fn apart(&self) -> Duration {
+        APART.max(self.took * TIMES_AS_LONG).min(FARTHEST)
+    }
+
     fn line(&mut self, queue: &str) -> &mut Line {
-        if !self.0.contains_key(queue) {
-            self.0.insert(queue.to_owned(), Line::default());
+        if !self.queues.contains_key(queue) {
+            self.queues.insert(queue.to_owned(), Line::default());
         }
-        self.0.get_mut(queue).expect("it was just put there")
+        self.queues.get_mut(queue).expect("it was just put there")
     }
 }
 
 impl Line {
-    /// Of which all is told.
-    fn told(now: Instant) -> Self {
+    /// Of which all is told, and nothing more is until then.
+    fn told(until: Instant) -> Self {
         Self {
-            last: Some(now),
+            rests: Some(until),
             ..Self::default()
         }
     }
 
     /// Until when nothing is to be told.
     fn rests(&self, now: Instant) -> Option<Instant> {
-        let due = self.last? + APART;
-        (now < due).then_some(due)
+        self.rests.filter(|until| now < *until)
     }
 
     /// The first place of what is kept now.
@@ -220,6 +240,25 @@ mod tests {
         // Who was to come then comes late.
         assert_eq!(told.kept("q", ms(12)), None);
         assert_eq!(told.kept("q", ms(15)), Some(place(3)));
+    }
+
+    #[test]
+    fn notifications_that_take_long_are_farther_apart() {
+        let now = Instant::now();
+        let ms = |ms| now + Duration::from_millis(ms);
+        let mut told = Told::default();
+        let mut at = 0;
+        // Mutant: C160
+        for (took, apart) in [(0, 5), (1, 5), (10, 40), (5000, 1000), (0, 5)] {
+            told.took = Duration::from_millis(took);
+            assert_eq!(told.when(News::of("q"), ms(at)), Ok(START));
+            let next = told.when(News::of("q"), ms(at));
+            assert_eq!(next, Err(Some(ms(at + apart))));
+            // Whoever comes then tells it, though by now they are farther apart.
+            told.took = Duration::from_millis(took + 100);
+            assert_eq!(told.kept("q", ms(at + apart)), Some(START));
+            at += 10_000;
+        }
     }
 
     #[test]
