@@ -168,8 +168,8 @@ impl PostgresOptions {
 /// overlook for a while what nobody has told it of: see [`PostgresOptions::rescan`].
 ///
 /// Whoever waits for work hears of it at once from this process, and soon from others, which notify it after their
-/// commit, not more than once in 5 ms; and it looks, ever more seldom, once a second in the end. Who has put jobs in
-/// by hand may tell of it: `NOTIFY lockkit_queue, 'name'`.
+/// commit, not more than once in 5 ms, and down to once a second where that takes long; and it looks, ever more
+/// seldom, once a second in the end. Who has put jobs in by hand may tell of it: `NOTIFY lockkit_queue, 'name'`.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), lockkit_db::Error> {
